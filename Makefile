@@ -1,0 +1,60 @@
+# The project's commands; `make` alone lists them. PYTHON chooses the interpreter that makes .venv.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Nothing that these commands start sends usage statistics.
+export DO_NOT_TRACK := 1
+export KEDRO_DISABLE_TELEMETRY := 1
+export BENTOML_DO_NOT_TRACK := True
+
+ARGS ?=
+
+.PHONY: help install run test test-full lint format viz clean
+
+help: ## List these commands.
+	@echo "prismrec: multi-interest recommendation, from raw logs to a served model"
+	@echo
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "First time here:  make run, then  $(BIN)/prismrec report"
+	@echo "One stage:        make run ARGS='--pipelines codebook'"
+	@echo "Real data:        make run ARGS='--env ml1m'   (PRISMREC_DATA_ROOT: where the data sets lie)"
+
+install: $(STAMP) ## Create .venv and install everything into it (about two minutes, then nothing).
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	touch $(STAMP)
+
+run: install ## Run the eight stages on the embedded demo (kedro run $(ARGS)).
+	$(BIN)/kedro run $(ARGS)
+
+lint: install ## Check style, types and who imports whom.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Format the code and mend what can be mended by itself.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint ## Lint, then run the tests with coverage of src/ (at least 85 %).
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+
+test-full: lint ## The tests and the long ones too: real data, long fuzz.
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+
+viz: install ## Open Kedro-Viz on the eight stages.
+	$(BIN)/kedro viz run $(ARGS)
+
+clean: ## Remove caches and build folders, never data or the environment.
+	rm -rf build dist .viz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

@@ -1,0 +1,1 @@
+"""Artefacts on disk: model folders, atomic writes, manifests and the check of their lineage."""

@@ -1,0 +1,116 @@
+"""The record of one stage's run: `manifest.json`, deterministic, and `run.json`, what differs each time.
+
+`<workspace>/08_reporting/manifests/<stage>/<version>/` holds both, written at once when the stage's last
+node is done. The manifest says what was computed (content hashes of inputs and outputs, parameters, seed,
+code, libraries, threads, metrics); run.json says what it cost (seconds, memory, host).
+"""
+
+import os
+import platform
+import re
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import prismrec
+from prismrec.artifacts.atomic import atomic_folder
+from prismrec.artifacts.model_folder import dump_json
+
+LIBRARIES = (
+    "accelerate",
+    "bentoml",
+    "faiss-cpu",
+    "great-expectations",
+    "kedro",
+    "numpy",
+    "pandas",
+    "peft",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+def write_record(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Write both files of a stage's record, together or not at all.
+
+    Args:
+        folder: the record's own folder, which must not exist yet.
+        manifest: the deterministic facts; JSON data.
+        run: the volatile ones; JSON data.
+    """
+    with atomic_folder(folder) as temporary:
+        (temporary / "manifest.json").write_text(dump_json(dict(manifest)), encoding="utf-8")
+        (temporary / "run.json").write_text(dump_json(dict(run)), encoding="utf-8")
+
+
+def code_version(project: Path) -> dict[str, Any]:
+    """Return the package's version and the git commit it runs from.
+
+    Returns:
+        {"version", "commit", "changed"}: commit is None outside of git, and changed says whether
+        tracked files differ from it.
+    """
+    commit = _git(project, "rev-parse", "HEAD")
+    changed = bool(commit and _git(project, "status", "--porcelain", "--untracked-files=no"))
+    return {"version": prismrec.__version__, "commit": commit or None, "changed": changed}
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def threads() -> dict[str, str]:
+    """Return the thread counts that results depend on, as set in the environment."""
+    return {name: os.environ.get(name, "unset") for name in THREAD_VARIABLES}
+
+
+def host() -> dict[str, Any]:
+    """Return what machine this is: name, platform, cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"host": socket.gethostname(), "platform": platform.platform(), "cores": cores}
+
+
+def reset_peak_memory() -> bool:
+    """Let the kernel count this process's peak memory anew; False where it cannot (not Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory_mb() -> float:
+    """Return the peak resident memory in MB since the last reset, or since the start where none works."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    assert found, "Linux always states VmHWM"
+    return int(found.group(1)) * 1024 / 1e6
+
+
+def _git(project: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(project), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

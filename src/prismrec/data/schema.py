@@ -1,0 +1,99 @@
+"""The tables of the data stages: the only source of column names and polars schemas.
+
+Ids stay the strings the source gave; indices are int32 and append-only; timestamps are int64 seconds
+since 1970-01-01 UTC. Our choice: one constant a column, so that a misspelt name is an import error.
+"""
+
+from typing import Any
+
+import polars as pl
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+TIMESTAMP = "timestamp"
+SOURCE_FILE = "source_file"
+SOURCE_ROW = "source_row"
+TITLE = "title"
+TEXT = "text"
+CATEGORIES = "categories"
+USER_INDEX = "user_index"
+ITEM_INDEX = "item_index"
+ACTIVE = "active"
+ITEM_INDICES = "item_indices"
+TIMESTAMPS = "timestamps"
+TRAIN_END = "train_end"
+VALIDATION_POSITION = "validation_position"
+TEST_POSITION = "test_position"
+
+# List types are typed loosely: mypy cannot see a schema that mixes classes and instances.
+STRING_LIST: Any = pl.List(pl.String)
+INDEX_LIST: Any = pl.List(pl.Int32)
+TIMESTAMP_LIST: Any = pl.List(pl.Int64)
+
+# What a source returns. `source_row` counts the file's rows from 0 and breaks ties of time.
+RAW_INTERACTIONS = pl.Schema(
+    {
+        USER_ID: pl.String,
+        ITEM_ID: pl.String,
+        TIMESTAMP: pl.Int64,
+        SOURCE_FILE: pl.String,
+        SOURCE_ROW: pl.Int64,
+    }
+)
+RAW_ITEMS = pl.Schema(
+    {
+        ITEM_ID: pl.String,
+        TITLE: pl.String,
+        TEXT: pl.String,
+        CATEGORIES: STRING_LIST,
+        SOURCE_FILE: pl.String,
+        SOURCE_ROW: pl.Int64,
+    }
+)
+# What the synthetic world knows about itself: kind is "user" or "item", weights of one id sum to 1.
+PLANTED_TRUTH = pl.Schema({"kind": pl.String, "id": pl.String, "interest": pl.String, "weight": pl.Float64})
+
+VALIDATED_INTERACTIONS = pl.Schema(
+    {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, SOURCE_ROW: pl.Int64}
+)
+VALIDATED_ITEMS = pl.Schema({ITEM_ID: pl.String, TITLE: pl.String, TEXT: pl.String, CATEGORIES: STRING_LIST})
+# `row` is the refused row as JSON; `rules` names every rule it breaks.
+QUARANTINE = pl.Schema(
+    {
+        "table": pl.String,
+        SOURCE_FILE: pl.String,
+        SOURCE_ROW: pl.Int64,
+        "rules": STRING_LIST,
+        "severity": pl.String,
+        "row": pl.String,
+    }
+)
+
+ITEM_MAP = pl.Schema(
+    {
+        ITEM_INDEX: pl.Int32,
+        ITEM_ID: pl.String,
+        TITLE: pl.String,
+        TEXT: pl.String,
+        CATEGORIES: STRING_LIST,
+        ACTIVE: pl.Boolean,
+    }
+)
+USER_MAP = pl.Schema({USER_INDEX: pl.Int32, USER_ID: pl.String, ACTIVE: pl.Boolean})
+HISTORIES = pl.Schema({USER_INDEX: pl.Int32, ITEM_INDICES: INDEX_LIST, TIMESTAMPS: TIMESTAMP_LIST})
+SPLITS = pl.Schema(
+    {
+        USER_INDEX: pl.Int32,
+        TRAIN_END: pl.Int32,
+        VALIDATION_POSITION: pl.Int32,
+        TEST_POSITION: pl.Int32,
+    }
+)
+
+
+def conform(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Return `frame` with exactly the columns of `schema`, in order and cast.
+
+    A value that does not fit its type is a bug of ours, and polars raises.
+    """
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())

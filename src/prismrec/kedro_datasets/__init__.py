@@ -1,0 +1,26 @@
+"""Kedro datasets whose versions are written whole or not at all, each with a manifest and checksums.
+
+Every dataset of this project is one of these, so that a killed run never leaves a broken latest version:
+see `prismrec.kedro_datasets.base`.
+"""
+
+from prismrec.kedro_datasets.base import ArtefactDataset, MissingDataset
+from prismrec.kedro_datasets.types import (
+    FileDataset,
+    FolderDataset,
+    JsonDataset,
+    ModelDataset,
+    ParquetDataset,
+    TensorsDataset,
+)
+
+__all__ = [
+    "ArtefactDataset",
+    "FileDataset",
+    "FolderDataset",
+    "JsonDataset",
+    "MissingDataset",
+    "ModelDataset",
+    "ParquetDataset",
+    "TensorsDataset",
+]

@@ -1,0 +1,298 @@
+"""Rankers: every fitted model as one thing that scores the catalogue, for evaluation and serving alike.
+
+A ranker turns histories into interests, and each interest into log-probabilities over the catalogue. Evaluation asks
+for the merged scores of many users at once (`scores`), serving for one user's interests (`rank`); both rest on the
+same code, so what was measured is what is served.
+
+    log P(i | u) = log Σ_k P(k | u) P(i | u, k)
+
+holds for all of them: in HyMiRec's merge k runs over refined interests, in GemiRec's over dictionary cells, of which
+an item has exactly one.
+
+Shapes: B users, K interests, N items, G cells, D item dimension.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from prismrec.errors import UserError
+from prismrec.models import load_model
+from prismrec.models.events import EventBatch, EventTable
+from prismrec.models.lightweight_encoder import LightweightEncoder
+from prismrec.models.posterior import Posterior
+from prismrec.models.recommender import Recommender, Refined
+from prismrec.models.retrieval_head import CellTable, RetrievalHead
+from prismrec.quantization.cosine_codebook import Codes
+
+POPULARITY = "popularity"
+LIGHTWEIGHT_ENCODER = "lightweight_encoder"
+HYMIREC = "hymirec"
+GEMIREC = "gemirec"
+
+
+class InterestRanking(NamedTuple):
+    """One user's interests, strongest first, and what they say of the catalogue."""
+
+    scores_N: np.ndarray  # log P(i | u); -inf where not recommendable
+    interest_scores_KN: np.ndarray  # log P(i | u, k); -inf where the item isn't the interest's
+    weights_K: np.ndarray  # P(k | u), of the interests returned; they sum to 1
+    labels_K: list[str]  # stable ids, such as "refined-2" or a dictionary cell's "3-11"
+
+
+class Ranker(ABC):
+    """A fitted model ready to rank."""
+
+    name: str
+
+    @abstractmethod
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Merged scores [B, N] after each user's first `ends_B` events, at least one; higher is better."""
+
+    @abstractmethod
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """Joint log P(k, i | u) of the first user's interests: [K, N], and the interests' ids."""
+
+    @torch.inference_mode()
+    def rank(
+        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None
+    ) -> InterestRanking:
+        """Interests of one history.
+
+        Args:
+            items: [L] item indices, oldest first.
+            timestamps: [L] seconds; without them all events count as simultaneous.
+            num_interests: keep the strongest so many; all that the model has by default.
+        """
+        when = np.zeros(len(items), dtype=np.int64) if timestamps is None else timestamps
+        joint_KN, labels = self.interests(EventTable(np.array([0, len(items)]), items, when))
+        mass_K = joint_KN.logsumexp(1)
+        kept = torch.argsort(mass_K, descending=True, stable=True)[: num_interests or self.shown_interests()]
+        weights_K = mass_K[kept].softmax(0)
+        merged_N = (joint_KN if num_interests is None else joint_KN[kept]).logsumexp(0)
+        return InterestRanking(
+            merged_N.log_softmax(0).numpy(),
+            (joint_KN[kept] - mass_K[kept, None]).numpy(),
+            weights_K.numpy(),
+            [labels[int(index)] for index in kept],
+        )
+
+    def shown_interests(self) -> int | None:
+        """How many interests to return unless told; None: all."""
+        return None
+
+
+class PopularityRanker(Ranker):
+    """Items by their number of events; the same for everybody."""
+
+    name = POPULARITY
+
+    def __init__(self, counts_N: np.ndarray, recommendable_N: Tensor) -> None:
+        counts = torch.as_tensor(np.asarray(counts_N, dtype=np.float64)) + 1.0
+        self.log_share_N = counts.log().masked_fill(~recommendable_N, -torch.inf).log_softmax(0).float()
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log popularity, for every user."""
+        return self.log_share_N.expand(len(users_B), -1)
+
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """One interest: what is popular."""
+        return self.log_share_N[None], ["popular"]
+
+
+class LightweightEncoderRanker(Ranker):
+    """The lightweight encoder by itself: coarse interests merged by log-sum-exp."""
+
+    name = LIGHTWEIGHT_ENCODER
+
+    def __init__(self, encoder: LightweightEncoder, items_ND: Tensor, recommendable_N: Tensor) -> None:
+        self.encoder, self.items_ND, self.recommendable_N = encoder, items_ND, recommendable_N
+
+    def _joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        history = events.cut(users_B, (ends_B - self.encoder.config.length).clamp_min(0), ends_B)
+        interests_BKD = self.encoder(self.items_ND[history.items_BL], history.gaps_BL, history.mask_BL)
+        return self.encoder.interest_scores(interests_BKD, self.items_ND)
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log-sum-exp over the coarse interests."""
+        return self._joint(events, users_B, ends_B).logsumexp(1)
+
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """The coarse interests."""
+        joint_KN = self._joint(events, *_whole(events))[0].masked_fill(~self.recommendable_N, -torch.inf)
+        return _normalised(joint_KN), [f"coarse-{k + 1}" for k in range(len(joint_KN))]
+
+
+class RefinedState(NamedTuple):
+    """The recommender's outputs, with the recent window they belong to."""
+
+    recent: EventBatch
+    refined: Refined
+
+
+class HyMiRecRanker(Ranker):
+    """The LLM recommender: refined interests and the "now" interest, merged with the gate's weights.
+
+    Args:
+        recent_ND: item vectors that recent items are read from.
+        long_ND: item vectors that the long history is read from.
+    """
+
+    name = HYMIREC
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        items_ND: Tensor,
+        recent_ND: Tensor,
+        long_ND: Tensor,
+        recommendable_N: Tensor,
+    ) -> None:
+        self.recommender, self.items_ND, self.recommendable_N = recommender, items_ND, recommendable_N
+        self.recent_ND, self.long_ND = recent_ND, long_ND
+
+    def state(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> RefinedState:
+        """One forward pass over the recent window and the events before it."""
+        config = self.recommender.config
+        middle_B = (ends_B - config.recent_length).clamp_min(0)
+        start_B = (middle_B - config.long_length).clamp_min(0)
+        recent, long = events.cut(users_B, middle_B, ends_B), events.cut(users_B, start_B, middle_B)
+        return RefinedState(recent, self.recommender(recent, long, self.recent_ND, self.long_ND))
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log-sum-exp over the gated interests."""
+        refined = self.state(events, users_B, ends_B).refined
+        return self.recommender.interest_scores(refined, self.items_ND).logsumexp(1)
+
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """K refined interests and "now"."""
+        refined = self.state(events, *_whole(events)).refined
+        joint_KN = self.recommender.interest_scores(refined, self.items_ND)[0]
+        joint_KN = joint_KN.masked_fill(~self.recommendable_N, -torch.inf)
+        return _normalised(joint_KN), [f"refined-{k + 1}" for k in range(len(joint_KN) - 1)] + ["now"]
+
+
+class GemiRecRanker(Ranker):
+    """Posterior over dictionary interests times in-cell retrieval, on the LLM recommender's states.
+
+    Args:
+        labels_G: readable id of every cell.
+    """
+
+    name = GEMIREC
+
+    def __init__(
+        self,
+        hymirec: HyMiRecRanker,
+        posterior: Posterior,
+        head: RetrievalHead,
+        table: CellTable,
+        labels_G: Callable[[int], str],
+    ) -> None:
+        if posterior.config.dictionary != head.config.dictionary:
+            raise UserError(
+                f"Posterior and retrieval belong to different dictionaries: {posterior.config.dictionary} and "
+                f"{head.config.dictionary}.",
+                "posterior, retrieval",
+                "kedro run --pipelines interest_dictionary",
+            )
+        self.hymirec, self.posterior, self.head, self.table = hymirec, posterior, head, table
+        self.label = labels_G
+
+    def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
+        recent, refined = self.hymirec.state(events, users_B, ends_B)
+        items_ND = self.hymirec.items_ND
+        states = self.posterior(recent, refined.next_BLD, items_ND, self.table.cells_N)
+        cells_BG = self.posterior.log_probabilities(states[:, -1])
+        items_BN = self.head.log_probabilities(
+            refined.next_BLD[:, -1], self.posterior.cells_GE, items_ND, self.table
+        )
+        return cells_BG, items_BN
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """log P(m_i | u) + log P(i | u, m_i)."""
+        cells_BG, items_BN = self._parts(events, users_B, ends_B)
+        return cells_BG[:, self.table.cells_N] + items_BN
+
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """Every non-empty cell is an interest; an item belongs to its own cell only."""
+        cells_BG, items_BN = self._parts(events, *_whole(events))
+        cells = torch.nonzero(self.table.occupied_G).flatten()
+        joint_N = (cells_BG[:, self.table.cells_N] + items_BN)[0]
+        own_KN = self.table.cells_N == cells[:, None]
+        return joint_N.where(own_KN, -torch.inf), [self.label(int(cell)) for cell in cells]
+
+    def shown_interests(self) -> int | None:
+        """The number set when the head was trained."""
+        return self.head.config.num_interests
+
+
+def _whole(events: EventTable) -> tuple[Tensor, Tensor]:
+    """The first user and the number of all their events."""
+    return torch.zeros(1, dtype=torch.int64), events.offsets_U1[1:2]
+
+
+def _normalised(joint_KN: Tensor) -> Tensor:
+    """Scores as a joint distribution over interests and items."""
+    return joint_KN - joint_KN.flatten().logsumexp(0)
+
+
+def recent_and_long(
+    items_ND: Tensor, decoded_ND: Tensor, recent_from_codebook: bool
+) -> tuple[Tensor, Tensor]:
+    """The tables recent and long events are read from: the long history always comes from the codebook."""
+    return (decoded_ND if recent_from_codebook else items_ND), decoded_ND
+
+
+def load_rankers(folder: Path) -> dict[str, Ranker]:
+    """All rankers that a bundle holds the parts of; see `prismrec.artifacts.bundle` for the layout.
+
+    Raises:
+        UserError: parts do not belong together.
+    """
+    vectors = load_file(folder / "item_vectors.safetensors")
+    items_ND, recommendable_N = vectors["vectors"], vectors["recommendable"]
+    counts_N = load_file(folder / "popularity.safetensors")["counts"].numpy()
+    rankers: list[Ranker] = [PopularityRanker(counts_N, recommendable_N)]
+    if (folder / "lightweight_encoder").is_dir():
+        encoder = load_model(folder / "lightweight_encoder")
+        rankers.append(LightweightEncoderRanker(encoder, items_ND, recommendable_N))
+    if (folder / "recommender").is_dir():
+        hymirec = _load_hymirec(folder, items_ND, recommendable_N)
+        rankers.append(hymirec)
+        if (folder / "posterior").is_dir():
+            rankers.append(_load_gemirec(folder, hymirec))
+    return {ranker.name: ranker for ranker in rankers}
+
+
+def _load_hymirec(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> HyMiRecRanker:
+    codes = load_file(folder / "item_codes.safetensors")
+    decoded = load_model(folder / "codebook").decode(
+        Codes(codes["codes"].numpy(), codes["coefficients"].numpy())
+    )
+    recommender = load_model(folder / "recommender")
+    recent_ND, long_ND = recent_and_long(
+        items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook
+    )
+    return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
+
+
+def _load_gemirec(folder: Path, hymirec: HyMiRecRanker) -> GemiRecRanker:
+    dictionary, posterior = load_model(folder / "dictionary"), load_model(folder / "posterior")
+    if posterior.config.dictionary != dictionary.version:
+        raise UserError(
+            f"The posterior belongs to dictionary {posterior.config.dictionary}, the bundle holds {dictionary.version}.",
+            str(folder),
+            "kedro run --pipelines interest_dictionary,evaluation,packaging",
+        )
+    cells_N = load_file(folder / "item_cells.safetensors")["cells"]
+    table = CellTable(cells_N, hymirec.recommendable_N, dictionary.num_cells)
+    return GemiRecRanker(hymirec, posterior, load_model(folder / "retrieval"), table, dictionary.label)

@@ -1,0 +1,156 @@
+"""LLM recommender: coarse interests, recent items and interest queries through a causal decoder (HyMiRec, part 4).
+
+    [K_c coarse interests] [recent items, old → new] [K interest queries]  →  K refined interests
+
+- Coarse interests come from the recommender's own copy of the lightweight encoder, over the events *before* the
+  recent window; where there are none, learned null vectors stand in. Nothing a position sees lies in its future.
+- The output head is shared by all positions (RED-Rec's shape): Linear, GELU, Linear, dropout, plus a skip
+  connection, then unit length.
+- Beyond the paper (our choice): the recent positions predict their next item through the same head; the last one's
+  vector, the "now" interest, joins the K refined interests. A gate weighs each interest for the merge.
+
+Items reach the model as vectors of two tables: `long_ND` for the long history (codebook-decoded), `recent_ND` for
+the recent items. Both are frozen and not part of the model.
+
+Shapes: B users, L recent events, M long events, C coarse interests, K refined interests, D item dimension, H hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prismrec.artifacts.model_folder import read_config, read_tensors, write_model
+from prismrec.models import backbone
+from prismrec.models.events import NUM_GAP_BUCKETS, EventBatch
+from prismrec.models.lightweight_encoder import (
+    INITIAL_SCALE,
+    MAX_SCALE,
+    LightweightEncoder,
+    LightweightEncoderConfig,
+)
+
+
+@dataclass(frozen=True)
+class RecommenderConfig:
+    """Sizes of the recommender around its backbone."""
+
+    dim: int
+    num_interests: int
+    recent_length: int
+    long_length: int
+    recent_from_codebook: bool
+    dropout: float
+    backbone_name: str
+
+
+class Refined(NamedTuple):
+    """What one forward pass yields; all interest vectors have unit length."""
+
+    refined_BKD: Tensor  # the K queries' interests
+    next_BLD: Tensor  # after every recent event, the prediction of the next
+    gate_BK1: Tensor  # log weights of the refined interests and, last, the "now" interest
+
+    @property
+    def interests(self) -> Tensor:
+        """[B, K+1, D]: the refined interests and the "now" interest."""
+        return torch.cat([self.refined_BKD, self.next_BLD[:, -1:]], dim=1)
+
+
+class Recommender(nn.Module):
+    """Coarse interests in, refined interests out, by a Hugging Face decoder."""
+
+    kind: ClassVar[str] = "recommender"
+
+    def __init__(self, config: RecommenderConfig, encoder: LightweightEncoder, decoder: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.backbone = decoder
+        dim, hidden = config.dim, decoder.config.hidden_size
+        self.null_CD = nn.Parameter(F.normalize(torch.randn(encoder.config.num_interests, dim), dim=-1))
+        self.coarse_in = nn.Linear(dim, hidden)
+        self.item_in = nn.Linear(dim, hidden)
+        self.gap = nn.Embedding(NUM_GAP_BUCKETS, hidden)
+        self.query_KH = nn.Parameter(torch.randn(config.num_interests, hidden) * 0.02)
+        self.input_norm = nn.LayerNorm(hidden)
+        self.skip = nn.Linear(hidden, dim)
+        self.head = nn.Sequential(
+            nn.Linear(hidden, dim), nn.GELU(), nn.Linear(dim, dim), nn.Dropout(config.dropout)
+        )
+        self.gate = nn.Linear(hidden, 1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.log_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log())
+        nn.init.zeros_(self.gap.weight)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature that turns cosines into logits."""
+        return self.log_scale.exp().clamp_max(MAX_SCALE)
+
+    def coarse(self, long: EventBatch, long_ND: Tensor) -> Tensor:
+        """Coarse interests of the events before the recent window: [B, C, D]; null vectors where there are none."""
+        null_BCD = self.null_CD.expand(len(long.mask_BL), -1, -1)
+        if long.items_BL.shape[1] == 0:
+            return null_BCD
+        interests_BCD = self.encoder(long_ND[long.items_BL], long.gaps_BL, long.mask_BL)
+        return torch.where(long.mask_BL.any(1)[:, None, None], interests_BCD, null_BCD)
+
+    def forward(self, recent: EventBatch, long: EventBatch, recent_ND: Tensor, long_ND: Tensor) -> Refined:
+        """Refine the interests of B users.
+
+        Args:
+            recent: the last events, at least one a user.
+            long: the events before them, possibly none.
+            recent_ND: item vectors the recent items are read from.
+            long_ND: item vectors the long history is read from.
+        """
+        batch, length = recent.items_BL.shape
+        coarse_BCH = self.coarse_in(self.coarse(long, long_ND))
+        event_BLH = self.item_in(recent_ND[recent.items_BL]) + self.gap(recent.gaps_BL)
+        query_BKH = self.query_KH.expand(batch, -1, -1)
+        inputs = self.input_norm(torch.cat([coarse_BCH, event_BLH, query_BKH], dim=1))
+        always = recent.mask_BL.new_ones
+        mask = torch.cat(
+            [always(batch, coarse_BCH.shape[1]), recent.mask_BL, always(batch, query_BKH.shape[1])], dim=1
+        )
+        states = backbone.run(self.backbone, self.dropout(inputs), mask)[:, coarse_BCH.shape[1] :]
+        outputs = F.normalize((self.skip(states) + self.head(states)).float(), dim=-1)
+        gate_BK1 = self.gate(states[:, length - 1 :]).squeeze(-1).float().roll(-1, dims=1).log_softmax(1)
+        return Refined(outputs[:, length:], outputs[:, :length], gate_BK1)
+
+    def interest_scores(self, refined: Refined, items_ND: Tensor) -> Tensor:
+        """Score of every item under every interest, on one scale: [B, K+1, N]; merged by log-sum-exp."""
+        return self.scale * refined.interests @ items_ND.T + refined.gate_BK1[..., None]
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder: sizes, the encoder's config, the backbone's Hugging Face config, all weights."""
+        config = {
+            "recommender": asdict(self.config),
+            "encoder": asdict(self.encoder.config),
+            "backbone": backbone.config_of(self.backbone),
+        }
+        write_model(folder, self.kind, config, self.state_dict())
+
+    @classmethod
+    def load(cls, folder: Path) -> Recommender:
+        """Read a folder that `save` wrote, without the network or the original checkpoint.
+
+        Raises:
+            MissingArtefact: the folder is not a model folder, or is damaged.
+        """
+        config: dict[str, Any] = read_config(folder)
+        model = cls(
+            RecommenderConfig(**config["recommender"]),
+            LightweightEncoder(LightweightEncoderConfig(**config["encoder"])),
+            backbone.from_config(config["backbone"]),
+        )
+        model.load_state_dict(read_tensors(folder))
+        return model.eval()

@@ -1,0 +1,54 @@
+"""Parameters of stage 6, `interest_dictionary`."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prismrec.parameters import StageParameters
+from prismrec.parameters.training import TrainingParameters
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DictionaryParameters(_Block):
+    """The RQ-VAE over item vectors (IDMM)."""
+
+    levels: int = Field(ge=1, le=4, description="Levels C of the residual quantiser.")
+    items_per_cell: int = Field(ge=1, description="Items a cell holds on average; sets the codes a level.")
+    codes_per_level: int | None = Field(
+        ge=2, le=4096, description="Codes a level; null: from the catalogue size and items_per_cell."
+    )
+    code_dim: int = Field(ge=2, description="Width d of a code.")
+    hidden: int = Field(ge=4, description="Width of encoder and decoder.")
+    commitment: float = Field(ge=0, description="Weight β of the commitment loss.")
+    steps: int = Field(ge=1, description="Gradient steps.")
+    batch_size: int = Field(ge=2, description="Item vectors a step.")
+    learning_rate: float = Field(gt=0, lt=1, description="Learning rate of Adam.")
+
+
+class PosteriorParameters(_Block):
+    """The causal decoder over interests (MIPDM)."""
+
+    hidden: int = Field(ge=8, description="Hidden size.")
+    layers: int = Field(ge=1, description="Decoder layers.")
+    heads: int = Field(ge=1, description="Attention heads.")
+    dropout: float = Field(ge=0, lt=1, description="Dropout.")
+    training: TrainingParameters
+
+
+class RetrievalParameters(_Block):
+    """The interest-conditioned retrieval head (MIRM)."""
+
+    hidden: int = Field(ge=4, description="Width of the head.")
+    dropout: float = Field(ge=0, lt=1, description="Dropout.")
+    training: TrainingParameters
+
+
+class InterestDictionaryParameters(StageParameters):
+    """Dictionary, posterior and retrieval."""
+
+    num_interests: int = Field(ge=1, le=64, description="Interests shown for a user: the most likely cells.")
+    max_cells: int = Field(ge=4, le=20_000, description="Largest dictionary scored exactly; a larger one is refused.")
+    dictionary: DictionaryParameters
+    posterior: PosteriorParameters
+    retrieval: RetrievalParameters

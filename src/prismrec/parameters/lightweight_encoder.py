@@ -1,0 +1,31 @@
+"""Parameters of stage 3, `lightweight_encoder`."""
+
+from pydantic import Field
+
+from prismrec.parameters import StageParameters
+from prismrec.parameters.training import TrainingParameters
+
+
+class LightweightEncoderParameters(StageParameters):
+    """Text encoder, item tower and lightweight encoder."""
+
+    text_encoder: str = Field(
+        min_length=1, description="`packaged` (all-MiniLM-L6-v2), a Hugging Face id, or a folder."
+    )
+    max_tokens: int = Field(ge=4, le=512, description="Longer item texts are cut here, tokens.")
+    dim: int = Field(ge=4, le=1024, description="Item dimension D.")
+    num_interests: int = Field(ge=1, le=8, description="Coarse interests K_c.")
+    hidden: int = Field(ge=4, description="Width of the encoder's feed-forward layers.")
+    kernel: int = Field(ge=1, le=16, description="Events the local convolution looks back on, itself included.")
+    dropout: float = Field(ge=0, lt=1, description="Dropout in the encoder.")
+    residual_dropout: float = Field(
+        ge=0, lt=1, description="Share of items that lose their behavioural residual in a step (whole items)."
+    )
+    train_length: int = Field(ge=2, description="Events of one training crop, at most.")
+    long_length: int = Field(ge=1, le=100_000, description="Events the encoder reads when it is used, at most.")
+    target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss.")
+    matching_weight: float = Field(ge=0, description="Weight of the matching loss beside the next-item loss.")
+    duplicate_cosine: float = Field(
+        gt=0, le=1, description="Items at least this similar to a target are no negatives (matching loss)."
+    )
+    training: TrainingParameters

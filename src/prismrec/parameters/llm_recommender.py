@@ -1,0 +1,44 @@
+"""Parameters of stage 5, `llm_recommender`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from prismrec.parameters import StageParameters
+from prismrec.parameters.training import TrainingParameters
+
+
+class LLMRecommenderParameters(StageParameters):
+    """Backbone, window, interests and losses of the LLM recommender."""
+
+    backbone: str = Field(
+        min_length=1,
+        description="`scratch` (a small Qwen3, random weights), `packaged` (MiniLM with a causal mask), a Hugging "
+        "Face id or a folder of a causal decoder.",
+    )
+    tuning: Literal["full", "lora"] = Field(description="Train all backbone weights, or low-rank adapters.")
+    lora_rank: int = Field(ge=1, le=256, description="Rank of the adapters (tuning: lora).")
+    hidden: int = Field(ge=8, description="Hidden size (scratch only).")
+    layers: int = Field(ge=1, description="Decoder layers (scratch only).")
+    heads: int = Field(ge=1, description="Attention heads (scratch only).")
+    dropout: float = Field(ge=0, lt=1, description="Dropout at the input, in the head and (scratch) in attention.")
+    num_interests: int = Field(ge=1, le=8, description="Interest queries K, hence refined interests.")
+    recent_length: int = Field(ge=1, le=2048, description="Recent items the decoder reads, at most.")
+    long_length: int = Field(
+        ge=0, le=100_000, description="Events before them that the lightweight encoder reads, at most (0: no long branch)."
+    )
+    recent_from_codebook: bool = Field(description="Read recent items decoded from the codebook too, not only long ones.")
+    train_encoder: bool = Field(description="Go on training the recommender's copy of the lightweight encoder.")
+    target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
+    next_item_weight: float = Field(ge=0, description="Weight of the next-item loss on recent positions (0: as the paper).")
+    merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
+    duplicate_cosine: float = Field(gt=0, le=1, description="Items at least this similar to a target are no negatives.")
+    training: TrainingParameters
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "LLMRecommenderParameters":
+        if self.backbone == "scratch" and self.tuning == "lora":
+            raise ValueError("tuning: lora needs a pretrained backbone; scratch has random weights (use tuning: full)")
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice heads ({self.heads})")
+        return self

@@ -1,0 +1,113 @@
+"""Disentangled multi-interest learning, DMIL (HyMiRec; the method as RED-Rec's public code has it).
+
+1. The W events after the cut are a user's targets. A cosine k-means splits them into at most K groups.
+2. The groups are matched one to one with the K interest vectors, at the largest sum of cosines.
+3. Each target pulls the interest of its group, by a softmax over the catalogue in which near-duplicates of the
+   target do not count as negatives.
+
+Notable: everything is batched on the device. K is small, so the best matching is found among all K! permutations
+at once. An empty group takes no part; an interest without a group gets no gradient from that user. The k-means
+starts from K distinct targets, drawn for each user by itself.
+
+Shapes: B users, W targets, K interests and groups, D item dimension, N items, P targets of all users.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import permutations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prismrec.training.losses import catalogue_cross_entropy
+
+ITERATIONS = 5
+MAX_INTERESTS = 8  # 8! permutations still fit; more would need an auction
+
+
+class Groups(NamedTuple):
+    """A user's targets in at most K groups."""
+
+    centres_BKD: Tensor  # unit length
+    used_BK: Tensor  # False for an empty group
+    group_BW: Tensor  # int64, each target's group
+
+
+def cosine_groups(targets_BWD: Tensor, mask_BW: Tensor, num_groups: int, generator: torch.Generator) -> Groups:
+    """Cosine k-means of every user's targets.
+
+    Args:
+        targets_BWD: unit vectors.
+        mask_BW: False where a user has fewer than W targets.
+        num_groups: K.
+        generator: draws each user's K start targets.
+    """
+    batch, width, _ = targets_BWD.shape
+    lottery_BW = torch.rand(batch, width, generator=generator).to(targets_BWD.device).masked_fill(~mask_BW, -1.0)
+    start_BK = lottery_BW.topk(min(num_groups, width), dim=1).indices
+    start_BK = F.pad(start_BK, (0, num_groups - start_BK.shape[1]))
+    used_BK = torch.arange(num_groups, device=mask_BW.device) < mask_BW.sum(1, keepdim=True)
+    centres_BKD = targets_BWD.gather(1, start_BK[..., None].expand(-1, -1, targets_BWD.shape[2]))
+    for _ in range(ITERATIONS):
+        cosine_BWK = targets_BWD @ centres_BKD.transpose(1, 2)
+        group_BW = cosine_BWK.masked_fill(~used_BK[:, None], -torch.inf).argmax(-1)
+        member_BKW = (F.one_hot(group_BW, num_groups).bool() & mask_BW[..., None]).transpose(1, 2)
+        used_BK = member_BKW.any(-1)
+        centres_BKD = F.normalize(member_BKW.to(targets_BWD.dtype) @ targets_BWD, dim=-1)
+    return Groups(centres_BKD, used_BK, group_BW)
+
+
+@lru_cache(maxsize=8)
+def _permutations(size: int) -> Tensor:
+    return torch.tensor(list(permutations(range(size))))
+
+
+def best_matching(similarity_BKK: Tensor) -> Tensor:
+    """One-to-one matching of groups to interests with the largest sum: [B, K], the interest of each group."""
+    size = similarity_BKK.shape[-1]
+    assert size <= MAX_INTERESTS
+    choices_PK = _permutations(size).to(similarity_BKK.device)
+    group_K = torch.arange(size, device=similarity_BKK.device)
+    total_BP = similarity_BKK[:, group_K, choices_PK].sum(-1)
+    return choices_PK[total_BP.argmax(1)]
+
+
+@torch.no_grad()
+def assign_interests(
+    interests_BKD: Tensor, targets_BWD: Tensor, mask_BW: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The interest each target is to pull: [B, W] int64 (meaningless where the mask is False)."""
+    groups = cosine_groups(targets_BWD, mask_BW, interests_BKD.shape[1], generator)
+    similarity_BKK = groups.centres_BKD @ interests_BKD.transpose(1, 2).to(targets_BWD.dtype)
+    interest_BK = best_matching(similarity_BKK.float() * groups.used_BK[..., None])
+    return interest_BK.gather(1, groups.group_BW)
+
+
+def dmil_loss(
+    interests_BKD: Tensor,
+    targets_BW: Tensor,
+    mask_BW: Tensor,
+    items_ND: Tensor,
+    scale: Tensor,
+    duplicate_cosine: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean over targets of the negative log-likelihood under the matched interest.
+
+    Args:
+        interests_BKD: unit vectors.
+        targets_BW: item indices of the next events.
+        mask_BW: False where there is no target.
+        items_ND: the catalogue's unit vectors.
+        scale: inverse temperature.
+        duplicate_cosine: items at least this similar to the target are no negatives.
+    """
+    targets_BWD = items_ND.detach()[targets_BW]
+    interest_BW = assign_interests(interests_BKD.detach(), targets_BWD, mask_BW, generator)
+    matched_BWD = interests_BKD.gather(1, interest_BW[..., None].expand(-1, -1, interests_BKD.shape[2]))
+    return catalogue_cross_entropy(
+        matched_BWD[mask_BW], targets_BW[mask_BW], items_ND, scale, duplicate_cosine=duplicate_cosine
+    )

@@ -1,0 +1,154 @@
+"""The report: figures, escaping, privacy, determinism, and Great Expectations as a second opinion."""
+
+import json
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from data.tables import raw_interactions, raw_items, validation_parameters
+from prismrec.data import schema
+from prismrec.data.contract import INTERACTIONS, ITEMS, interactions_contract, items_contract
+from prismrec.data.expectations import COUNTS, EVERY_ROW, Checks, run_expectations
+from prismrec.data.report import Reports, build_reports
+from prismrec.data.validation import validate_tables
+
+EVIL = "<script>alert(1)</script>"
+PARAMETERS = validation_parameters(max_quarantined_share=1.0)
+RAW_ITEMS = raw_items(("a", "Alpha", "text"), ("b", f"Beta {EVIL}", ""), ("b", f"Again {EVIL}", ""))
+RAW_INTERACTIONS = raw_interactions(
+    ("ada@example.org", "a", 100),
+    ("ada@example.org", "b", 86_500),
+    ("bob", "a", 300),
+    ("ada@example.org", EVIL, 1),
+)
+
+
+def reports() -> Reports:
+    tables = validate_tables(RAW_INTERACTIONS, RAW_ITEMS, PARAMETERS)
+    return build_reports({INTERACTIONS: 4, ITEMS: 3}, tables, PARAMETERS)
+
+
+@pytest.fixture(scope="module")
+def made() -> Reports:
+    return reports()
+
+
+def test_figures(made: Reports) -> None:
+    table = made.report["tables"]["interactions"]
+    assert (table["rows_in"], table["rows_out"], table["rows_quarantined"]) == (4, 3, 1)
+    assert table["quarantined_share"] == 0.25
+    rules = {rule["name"]: rule for rule in table["rules"]}
+    assert rules["unknown_item"]["rows"] == 1
+    assert rules["unknown_item"]["examples"][0]["where"] == "interactions.csv, row 3"
+    assert rules["missing_time"]["rows"] == 0
+    warnings = {
+        r["name"]: r["rows"] for r in made.report["tables"]["items"]["rules"] if r["severity"] == "warn"
+    }
+    assert warnings == {"item_without_text": 1}
+    profile = made.report["profile"]
+    assert (profile["users"], profile["events"], profile["last_timestamp"]) == (2, 3, 86_500)
+    assert profile["history_length"]["mean"] == 1.5
+    assert (profile["popularity"]["p0"], profile["popularity"]["p100"]) == (1, 2)
+    assert made.metrics["interactions_unknown_item"] == 1
+    assert made.metrics["items_rows_quarantined"] == 1
+
+
+def test_great_expectations_agrees_and_says_how_it_looked(made: Reports) -> None:
+    for table in made.report["tables"].values():
+        assert table["expectations"]["passed"]
+        assert table["expectations"]["computed"] == EVERY_ROW
+    results = made.report["tables"]["items"]["expectations"]["results"]
+    assert [(r["rule"], r["severity"]) for r in results if not r["success"]] == [
+        ("item_without_text", "warning")
+    ]
+
+
+def test_reports_are_deterministic_and_plain_data(made: Reports) -> None:
+    again = reports()
+    assert json.dumps(again.report) == json.dumps(made.report)
+    assert again.page == made.page
+    assert again.metrics == made.metrics
+    assert sorted(again.data_docs) == sorted(made.data_docs)
+
+
+def test_nothing_foreign_gets_through_unescaped_and_no_user_is_named(made: Reports) -> None:
+    assert EVIL not in made.page
+    assert "&lt;script&gt;" in made.page
+    assert "ada" not in made.page
+    assert "ada@" not in json.dumps(made.report)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [name for name, _ in attrs]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_needs_no_network(made: Reports) -> None:
+    tags = Tags()
+    tags.feed(made.page)
+    assert tags.open == []
+    assert not {"src", "href", "onclick"} & set(tags.attributes)
+    assert "http" not in made.page
+
+
+def test_data_docs_hold_both_suites(made: Reports) -> None:
+    assert "index.html" in made.data_docs
+    assert {"expectations/items.html", "expectations/interactions.html"} <= set(made.data_docs)
+    assert sum(len(content) for content in made.data_docs.values()) < 2_000_000
+
+
+BAD_EVENTS = {
+    "missing_user_id": (" ", "a", 100),
+    "missing_item_id": ("u", None, 100),
+    "missing_time": ("u", "a", None),
+    "too_early": ("u", "a", -1),
+    "too_late": ("u", "a", 2_000_000_001),
+    "unknown_item": ("u", "z", 100),
+    "duplicate_row": ("u", "b", 100),
+}
+GOOD_EVENT = ("u", "b", 100)
+
+
+def check(frame: pl.DataFrame, limit: int) -> Checks:
+    """Great Expectations' opinion of interactions that nobody validated."""
+    contract = interactions_contract(PARAMETERS, pl.Series(["a", "b"]))
+    return run_expectations([(contract, frame.select(list(schema.VALIDATED_INTERACTIONS)))], limit)
+
+
+@pytest.mark.parametrize(("limit", "computed"), [(100, EVERY_ROW), (0, COUNTS)])
+def test_every_rule_can_fail_in_both_readings(limit: int, computed: str) -> None:
+    """All bad rows at once: each rule's expectations fail, so that none is there for show."""
+    (suite,) = check(raw_interactions(GOOD_EVENT, *BAD_EVENTS.values()), limit).suites
+    assert suite.computed == computed
+    assert not suite.passed
+    assert {result.rule for result in suite.results if not result.success} == set(BAD_EVENTS)
+
+
+@pytest.mark.parametrize("limit", [100, 0])
+def test_items_expectations_can_fail(limit: int) -> None:
+    rows = raw_items(("a", "A", "x"), ("a", "A", "x"), (None, "B", "x"), ("c", None, "x"), ("d", " ", " "))
+    contract = items_contract()
+    (suite,) = run_expectations([(contract, rows.select(list(schema.VALIDATED_ITEMS)))], limit).suites
+    assert {result.rule for result in suite.results if not result.success} == {
+        rule.name for rule in contract.rules
+    }
+
+
+def test_disagreement_of_the_two_readings_is_a_bug() -> None:
+    tables = validate_tables(RAW_INTERACTIONS, RAW_ITEMS, PARAMETERS)
+    spoilt = tables._replace(
+        interactions=tables.interactions.with_columns(pl.lit(None, pl.Int64).alias("timestamp"))
+    )
+    with pytest.raises(AssertionError, match="disagree"):
+        build_reports({INTERACTIONS: 4, ITEMS: 3}, spoilt, PARAMETERS)

@@ -1,0 +1,55 @@
+"""The stage `sequence_building`, run twice by Kedro's runner: the second run extends the first's maps."""
+
+from typing import Any
+
+import polars as pl
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from prismrec.data import schema
+from prismrec.parameters.sequence_building import SequenceBuildingParameters
+from prismrec.pipelines.sequence_building.pipeline import create_pipeline
+
+PARAMETERS = SequenceBuildingParameters(seed=5, min_item_events=1, min_user_events=3)
+
+
+def interactions(users: str) -> pl.DataFrame:
+    rows = [(user, item, time) for user in users for time, item in enumerate("abcd")]
+    return pl.DataFrame(
+        [(*row, number) for number, row in enumerate(rows)],
+        schema=schema.VALIDATED_INTERACTIONS,
+        orient="row",
+    )
+
+
+def run(users: str, items: str, previous: dict[str, Any] | None = None) -> dict[str, Any]:
+    pipeline = create_pipeline()
+    inputs = {
+        "params:sequence_building": PARAMETERS,
+        "validated_interactions": interactions(users),
+        "validated_items": pl.DataFrame(
+            [(item, item.upper(), "", []) for item in items], schema=schema.VALIDATED_ITEMS, orient="row"
+        ),
+        "previous_item_map": previous and previous["item_map"],
+        "previous_user_map": previous and previous["user_map"],
+    }
+    outputs = pipeline.all_outputs()
+    assert pipeline.inputs() == set(inputs)
+    catalog = DataCatalog(
+        {
+            **{name: MemoryDataset(value) for name, value in inputs.items()},
+            **{name: MemoryDataset() for name in outputs},
+        }
+    )
+    SequentialRunner().run(pipeline, catalog)
+    return {name: catalog.load(name) for name in outputs}
+
+
+def test_a_second_run_extends_the_first() -> None:
+    first = run("nm", "abcd")
+    assert first["user_map"][schema.USER_ID].to_list() == ["m", "n"]
+    second = run("an", "dcbae", first)
+    assert second["user_map"].rows() == [(0, "m", False), (1, "n", True), (2, "a", True)]
+    assert second["item_map"][schema.ITEM_ID].to_list() == list("abcde")
+    assert second["histories"][schema.USER_INDEX].to_list() == [1, 2]
+    assert second["sequence_building_metrics"]["cases"] == 2

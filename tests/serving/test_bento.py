@@ -1,0 +1,209 @@
+"""The Bento: built from bentofile.yaml, started by `bentoml serve`, asked over HTTP.
+
+Two bundles are stored and the Bento of the older one is served, so that a Bento which does not stick to
+its own bundle gives a wrong answer.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from prismrec.pipelines.packaging import nodes
+from prismrec.serving.engine import Engine
+from serving.bundles import parts
+
+PROJECT = Path(__file__).parents[2]
+HEAVY = (
+    "kedro",
+    "mlflow",
+    "great_expectations",
+    "polars",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "peft",
+    "accelerate",
+)
+LOCAL_VARIABLES = ("BENTOML_", "PRISMREC_", "PYTHON")
+QUESTIONS = (
+    {"history": ["i3", "i7"], "k": 20},
+    {"history": ["i3", "nobody"], "k": 5, "num_interests": 1},
+    {"history": [], "k": 3},
+)
+
+
+class Built(NamedTuple):
+    """A BentoML home with two bundles and their Bentos; `bento` is the first bundle's."""
+
+    home: Path
+    bundle: Path
+    bento: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("bento")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(LOCAL_VARIABLES)},
+        "BENTOML_HOME": str(folder / "home"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "OMP_NUM_THREADS": "1",
+    }
+    parts(0).save(folder / "first")
+    parts(1).save(folder / "second")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", environment["BENTOML_HOME"])
+        patch.chdir(folder)  # not the project's root
+        first = nodes.store_model_and_build_bento(folder / "first")
+        assert nodes.store_model_and_build_bento(folder / "first") == first
+        second = nodes.store_model_and_build_bento(folder / "second")
+    assert first["model"] != second["model"]
+    return Built(folder / "home", folder / "first", first["bento"], environment)
+
+
+@contextmanager
+def serving(python: Path, built: Built, cwd: Path) -> Iterator[str]:
+    """Run `bentoml serve` and give its address once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(python), "-m", "bentoml", "serve", built.bento, "--host", "127.0.0.1", "--port", str(port)]
+    log = cwd / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=cwd, env=built.environment, stdout=output, stderr=output)
+    try:
+        _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+def _wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"the service is not ready after two minutes\n{log.read_text()}")
+
+
+def ask(address: str, body: Any) -> tuple[int, Any]:
+    """Post a question, and return status and content of the answer."""
+    request = urllib.request.Request(f"{address}/recommend", json.dumps(body).encode(), method="POST")
+    request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def assert_answers_like_the_engine(address: str, built: Built) -> None:
+    engine = Engine.load(built.bundle)
+    for question in QUESTIONS:
+        status, content = ask(address, question)
+        expected = engine.recommend(**question)  # type: ignore[arg-type]
+        assert status == 200
+        assert content["model"] == expected.model
+        assert content["versions"] == expected.versions.model_dump()
+        assert content["unknown_items"] == expected.unknown_items
+        lists = [(content["items"], expected.items)]
+        lists += [
+            (got["items"], wanted.items)
+            for got, wanted in zip(content["interests"], expected.interests, strict=True)
+        ]
+        for got, wanted in lists:
+            assert [item["title"] for item in got] == [item.title for item in wanted]
+            scores = [item.score for item in wanted]
+            assert [item["score"] for item in got] == pytest.approx(scores, abs=1e-5)
+
+
+def test_served_over_http(built: Built, tmp_path: Path) -> None:
+    with serving(Path(sys.executable), built, tmp_path) as address:
+        assert_answers_like_the_engine(address, built)
+        status, content = ask(address, {"history": ["i1"], "k": 0})
+        assert status == 400
+        assert content["detail"][0]["msg"] == "k is 0; input should be greater than or equal to 1"
+
+
+@pytest.mark.slow
+def test_served_in_a_clean_environment(built: Built, tmp_path: Path) -> None:
+    name, _, version = built.bento.partition(":")
+    requirements = built.home / "bentos" / name / version / "env/python/requirements.txt"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv/bin/python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
+    subprocess.run(install, check=True)
+    finder = f"import importlib.util as u; print([m for m in {(*HEAVY, 'prismrec')} if u.find_spec(m)])"
+    command = [str(python), "-c", finder]
+    installed = subprocess.run(command, cwd=tmp_path, env=built.environment, check=True, capture_output=True)
+    assert installed.stdout.decode().strip() == "[]"
+    with serving(python, built, tmp_path) as address:
+        assert_answers_like_the_engine(address, built)
+
+
+def test_a_bento_holds_code_for_serving_only(built: Built) -> None:
+    name, _, version = built.bento.partition(":")
+    bento = built.home / "bentos" / name / version
+    assert (bento / "src/prismrec/serving/service.py").is_file()
+    assert {file.name for file in (bento / "src").iterdir()} == {"prismrec", "bentofile.yaml"}
+    rooms = {file.name for file in (bento / "src/prismrec").iterdir()}
+    assert rooms.isdisjoint({"pipelines", "training", "evaluation", "kedro_datasets", "hooks.py"})
+
+
+def test_packed_code_needs_nothing_heavy(built: Built, tmp_path: Path) -> None:
+    name, _, version = built.bento.partition(":")
+    script = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from pathlib import Path
+import prismrec.serving.service
+from prismrec.serving.engine import Engine
+engine = Engine.load(Path({str(built.bundle)!r}))
+engine.warm_up()
+print(prismrec.__file__)
+"""
+    source = built.home / "bentos" / name / version / "src"
+    environment = {**built.environment, "PYTHONPATH": str(source)}
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == str(source / "prismrec/__init__.py")
+
+
+def test_pins_are_those_of_the_project_s_core() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    core = {Requirement(line).name: Requirement(line).specifier for line in project["dependencies"]}
+    options = yaml.safe_load((PROJECT / "bentofile.yaml").read_text())["python"]["packages"]
+    pins = {Requirement(line).name: next(iter(Requirement(line).specifier)) for line in options}
+    # BentoML pins itself, and brings click, which only the command line needs.
+    assert set(pins) == set(core) - {"bentoml", "click"}
+    for name, pin in pins.items():
+        assert pin.operator == "=="
+        assert Version(pin.version) in core[name]

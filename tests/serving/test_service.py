@@ -1,0 +1,85 @@
+"""The service in this process: routes, answers, and errors as a client sees them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from prismrec.serving.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def client(bundle_folder: Path) -> Iterator[TestClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(bundle_folder.parent / "bentoml"))
+        patch.setenv("BENTOML_DO_NOT_TRACK", "True")
+        from prismrec.serving import service
+
+        patch.setattr(service, "bundle_folder", lambda: bundle_folder)
+        with TestClient(service.PrismrecService.to_asgi()) as client:
+            yield client
+
+
+def test_the_answer_is_the_engine_s(client: TestClient, bundle_folder: Path) -> None:
+    body = {"history": ["i3", "nobody", "i7"], "k": 4, "num_interests": 2}
+    answer = client.post("/recommend", json=body)
+    expected = Engine.load(bundle_folder).recommend(**body)  # type: ignore[arg-type]
+    assert answer.status_code == 200
+    content = answer.json()
+    assert [item["item_id"] for item in content["items"]] == [item.item_id for item in expected.items]
+    assert [item["score"] for item in content["items"]] == [item.score for item in expected.items]
+    assert [interest["id"] for interest in content["interests"]] == [i.id for i in expected.interests]
+    assert content["unknown_items"] == ["nobody"]
+    assert content["model"] == "lightweight_encoder"
+    assert content["versions"] == expected.versions.model_dump()
+    assert content["note"] is None
+    assert set(content["items"][0]) == {"item_id", "title", "score", "interest"}
+    assert set(content["interests"][0]["items"][0]) == {"item_id", "title", "score"}
+
+
+def test_an_empty_history_gets_popular_items(client: TestClient) -> None:
+    content = client.post("/recommend", json={"history": [], "k": 2}).json()
+    assert [item["title"] for item in content["items"]] == ["Film 0", "Film 1"]
+    assert "most popular" in content["note"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"history": ["i1"], "k": 500}', "k is 500; input should be less than or equal to 200"),
+        ('{"history": ["i1"], "model": "sasrec"}', 'model is "sasrec"; the models are'),
+        ('{"history": ["i1"], "k": NaN}', "k is NaN"),
+        ('{"histroy": ["i1"]}', "histroy is no field"),
+        ('{"history": ["i1"', "Invalid JSON"),
+        ('["i1"]', "it has to be an object"),
+        ("", "history is missing"),
+    ],
+)
+def test_wrong_input_is_refused_with_what_is_wrong(client: TestClient, body: str, text: str) -> None:
+    answer = client.post("/recommend", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    content = answer.json()
+    assert any(text in problem["msg"] for problem in content["detail"])
+    assert "Traceback" not in json.dumps(content)
+
+
+def test_pickles_are_not_accepted(client: TestClient) -> None:
+    headers = {"Content-Type": "application/vnd.bentoml+pickle"}
+    assert client.post("/recommend", content=b"\x80\x04N.", headers=headers).status_code == 415
+
+
+def test_the_model_says_what_it_is(client: TestClient) -> None:
+    content = client.get("/model").json()
+    assert content["default_model"] == "lightweight_encoder"
+    assert "popularity" in content["models"]
+    assert content["items"] == content["active_items"] + 1 == 60
+    assert set(content["versions"]) == {"model", "dictionary", "data"}
+
+
+def test_the_api_is_documented(client: TestClient) -> None:
+    assert client.get("/readyz").status_code == 200
+    paths = client.get("/docs.json").json()["paths"]
+    schema = paths["/recommend"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["k"]["maximum"] == 200
