@@ -155,7 +155,7 @@ def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyProject:
     # bootstrap_project changes both for good.
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(pipeline_registry, "REGISTERED_STAGES", TOY_STAGES)
+    monkeypatch.setattr(pipeline_registry, "STAGES", TOY_STAGES)
     creators = {f.__name__: f for f in (sequence_building, lightweight_encoder, codebook)}
     for stage, create in creators.items():
         _stand_in(monkeypatch, f"prismrec.pipelines.{stage}.pipeline", create_pipeline=create)

@@ -157,14 +157,19 @@ def report(env: str | None, as_json: bool) -> None:
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """Lay an evaluation out as text: one row a model, the best last, one column a metric.
+    """Lay an evaluation out as text: one row a model, the best last, one column a test metric.
 
     Args:
         metrics: {"protocol", "split_hash", "cases", "models": {name: {metric: number}}}.
     """
     models: Mapping[str, Mapping[str, Any]] = metrics["models"]
     columns = sorted(
-        {key for row in models.values() for key, value in row.items() if isinstance(value, int | float)},
+        {
+            key
+            for row in models.values()
+            for key, value in row.items()
+            if isinstance(value, int | float) and not key.startswith("validation_")
+        },
         key=_natural,
     )
     best = {c: max(row[c] for row in models.values() if c in row) for c in columns}

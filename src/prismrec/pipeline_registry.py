@@ -21,8 +21,6 @@ STAGES = (
     "evaluation",
     "packaging",
 )
-# Those that `kedro run` and `kedro registry list` know; one outside the list still runs by its name.
-REGISTERED_STAGES: tuple[str, ...] = ("data_validation", "sequence_building")
 DEFAULT = "__default__"
 
 
@@ -33,17 +31,17 @@ class StagePipelines(Mapping[str, "Pipeline"]):
         if name == DEFAULT:
             from kedro.pipeline import Pipeline
 
-            return sum((self[stage] for stage in REGISTERED_STAGES), start=Pipeline([]))
+            return sum((self[stage] for stage in STAGES), start=Pipeline([]))
         if name not in STAGES:
             raise KeyError(name)
         stage: Pipeline = import_module(f"prismrec.pipelines.{name}.pipeline").create_pipeline()
         return stage
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*REGISTERED_STAGES, DEFAULT))
+        return iter((*STAGES, DEFAULT))
 
     def __len__(self) -> int:
-        return len(REGISTERED_STAGES) + 1
+        return len(STAGES) + 1
 
 
 def register_pipelines() -> Mapping[str, "Pipeline"]:

@@ -23,7 +23,7 @@ from prismrec.configuration import (
 from prismrec.hooks import stage_of
 from prismrec.kedro_datasets import ArtefactDataset
 from prismrec.parameters import stage_model
-from prismrec.pipeline_registry import DEFAULT, REGISTERED_STAGES, STAGES, register_pipelines
+from prismrec.pipeline_registry import DEFAULT, STAGES, register_pipelines
 from prismrec.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,7 +42,7 @@ LAYERS = (
 
 @pytest.fixture(scope="module")
 def pipelines() -> dict[str, Pipeline]:
-    return {stage: register_pipelines()[stage] for stage in REGISTERED_STAGES}
+    return {stage: register_pipelines()[stage] for stage in STAGES}
 
 
 def loader(environment: str = BASE) -> OmegaConfigLoader:
@@ -64,8 +64,8 @@ def keys_of(value: Any, path: str = "") -> Iterator[str]:
 
 
 def test_registered_stages_are_in_the_order_of_the_house() -> None:
-    assert REGISTERED_STAGES
-    assert list(REGISTERED_STAGES) == [stage for stage in STAGES if stage in REGISTERED_STAGES]
+    assert STAGES
+    assert list(STAGES) == [stage for stage in STAGES if stage in STAGES]
 
 
 def test_every_node_belongs_to_its_pipelines_stage(pipelines: dict[str, Pipeline]) -> None:
@@ -91,7 +91,7 @@ def test_every_environments_parameters_and_globals_are_accepted(environment: str
     configuration = Configuration(CONF, environment)
     check_globals(configuration)
     parameters = loader(environment)["parameters"]
-    assert set(REGISTERED_STAGES) <= set(parameters)
+    assert set(STAGES) <= set(parameters)
     check_parameters(parameters, configuration)
 
 
@@ -103,7 +103,7 @@ def test_environments_override_only_what_base_has(environment: str) -> None:
         assert overriding <= known, f"{file.name}: {overriding - known}"
 
 
-@pytest.mark.parametrize("stage", REGISTERED_STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_base_sets_every_parameter_and_nothing_hides_in_defaults(stage: str) -> None:
     file = CONF / BASE / f"parameters_{stage}.yml"
     content = read_yaml(file)
@@ -111,7 +111,7 @@ def test_base_sets_every_parameter_and_nothing_hides_in_defaults(stage: str) -> 
     assert content[stage].keys() == stage_model(stage).model_fields.keys()
 
 
-@pytest.mark.parametrize("stage", REGISTERED_STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_parameter_is_described(stage: str) -> None:
     fields = stage_model(stage).model_fields
     assert [name for name, field in fields.items() if not field.description] == []
@@ -162,14 +162,14 @@ def test_nothing_falls_through_to_memory_between_stages(pipelines: dict[str, Pip
 
 def test_every_entry_is_written_or_fed_back(pipelines: dict[str, Pipeline]) -> None:
     written = {name for pipeline in pipelines.values() for name in pipeline.all_outputs()}
-    for stage in REGISTERED_STAGES:
+    for stage in STAGES:
         for name in read_yaml(CONF / BASE / f"catalog_{stage}.yml"):
             assert name.removeprefix("previous_") in written, name
 
 
 def test_base_and_its_files_say_what_each_line_means() -> None:
     """Every key of a parameters file has a comment, on its line or above it."""
-    for stage in REGISTERED_STAGES:
+    for stage in STAGES:
         file = CONF / BASE / f"parameters_{stage}.yml"
         lines = file.read_text(encoding="utf-8").splitlines()
         for above, line in zip(["", *lines], lines, strict=False):

@@ -36,6 +36,7 @@ def content(dictionary: str = "one") -> BundleParts:
         default_model="popularity",
         labels={"0-1": "Drama"},
         created_from={"split_hash": "abc"},
+        dictionary_version=dictionary,
     )
 
 
@@ -62,8 +63,8 @@ def test_same_content_gives_same_bytes_and_version(folder: Path, tmp_path: Path)
 def test_versions_follow_what_they_name(folder: Path, tmp_path: Path) -> None:
     content(dictionary="two").save(tmp_path / "other")
     one, other = read_bundle(folder), read_bundle(tmp_path / "other")
-    assert one.manifest.versions.dictionary != other.manifest.versions.dictionary
-    assert one.manifest.versions.model == other.manifest.versions.model
+    assert (one.manifest.versions.dictionary, other.manifest.versions.dictionary) == ("one", "two")
+    assert one.manifest.versions.model != other.manifest.versions.model
     assert one.manifest.versions.data == other.manifest.versions.data
     assert one.version != other.version
 

@@ -18,6 +18,7 @@ from prismrec.pipelines.packaging import nodes
 from prismrec.pipelines.packaging.pipeline import create_pipeline
 from serving.bundles import DIM, NUM_ITEMS, catalogue, parts
 
+HYMIREC = nodes.NEEDED_PARTS["hymirec"]
 METRIC = "validation_ndcg@10"
 EVALUATION: dict[str, Any] = {
     "split_hash": "abc",
@@ -28,6 +29,16 @@ EVALUATION: dict[str, Any] = {
         "hymirec": {METRIC: 0.03, "ndcg@10": 0.1},
     },
 }
+
+
+class Dictionary:
+    """What packaging needs of the interest dictionary."""
+
+    version = "d1"
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
 
 
 def parameters(**changes: Any) -> PackagingParameters:
@@ -62,7 +73,7 @@ def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.items == catalogue()
     assert bundle.labels == {"0-1": "Drama"}
-    assert bundle.manifest.default_model == "lightweight_encoder"
+    assert bundle.manifest.default_model == "hymirec"
     assert bundle.manifest.created_from == {"split_hash": "abc"}
     counts = load_file(bundle.folder / "popularity.safetensors")["counts"]
     assert counts.shape == (NUM_ITEMS,)
@@ -74,8 +85,8 @@ def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
     bundle_folder = tmp_path / "bundle"
     parts().save(bundle_folder)
     metrics = nodes.measure_bundle(bundle_folder)
-    assert metrics["default_model"] == "lightweight_encoder"
-    assert metrics["models"] == ["lightweight_encoder", "popularity"]
+    assert metrics["default_model"] == "hymirec"
+    assert metrics["models"] == ["gemirec", "hymirec", "lightweight_encoder", "popularity"]
     assert metrics["items"] == NUM_ITEMS
     files = [file for file in bundle_folder.rglob("*") if file.is_file() and file.name != "manifest.json"]
     assert (metrics["files"], metrics["bytes"]) == (len(files), sum(file.stat().st_size for file in files))
@@ -84,9 +95,9 @@ def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [
-        ({"item_vectors", "lightweight_encoder", "recommender"}, "hymirec"),
+        ({*HYMIREC, "lightweight_encoder"}, "hymirec"),
         ({"item_vectors", "lightweight_encoder"}, "lightweight_encoder"),
-        (set(), "popularity"),
+        ({"item_vectors"}, "popularity"),
     ],
 )
 def test_auto_is_the_best_on_validation_that_can_be_served(given: set[str], chosen: str) -> None:
@@ -94,7 +105,7 @@ def test_auto_is_the_best_on_validation_that_can_be_served(given: set[str], chos
 
 
 def test_the_metric_is_a_parameter() -> None:
-    given = {"item_vectors", "lightweight_encoder", "recommender"}
+    given = {*HYMIREC, "lightweight_encoder"}
     assert nodes.choose_model(EVALUATION, parameters(selection_metric="ndcg@10"), given) == "popularity"
     with pytest.raises(UserError, match=r"ndcg@10, validation_ndcg@10"):
         nodes.choose_model(EVALUATION, parameters(selection_metric="hr@7"), given)
@@ -120,6 +131,7 @@ def test_the_pipeline_feeds_what_the_nodes_name() -> None:
 
 def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
     given = {name: MemoryDataset({"x": np.zeros(1)}) for name in nodes.MODEL_PARTS}
+    given["dictionary"] = MemoryDataset(Dictionary(), copy_mode="assign")
     catalog = DataCatalog(
         {
             **given,
@@ -132,8 +144,7 @@ def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
         }
     )
     SequentialRunner().run(create_pipeline().only_nodes("packaging.assemble_bundle"), catalog)
-    files = read_bundle(catalog.load("bundle")).manifest.files
-    assert set(files) == {
-        "items.jsonl",
-        *(f"{name}.safetensors" for name in (*nodes.MODEL_PARTS, "popularity")),
-    }
+    manifest = read_bundle(catalog.load("bundle")).manifest
+    tensors = {f"{name}.safetensors" for name in {*nodes.MODEL_PARTS, "popularity"} - {"dictionary"}}
+    assert set(manifest.files) == {"items.jsonl", "dictionary/config.json", *tensors}
+    assert manifest.versions.dictionary == "d1"

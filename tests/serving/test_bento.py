@@ -39,9 +39,10 @@ HEAVY = (
     "peft",
     "accelerate",
 )
+MODELS = ("popularity", "lightweight_encoder", "hymirec", "gemirec")
 LOCAL_VARIABLES = ("BENTOML_", "PRISMREC_", "PYTHON")
-QUESTIONS = (
-    {"history": ["i3", "i7"], "k": 20},
+QUESTIONS: tuple[dict[str, Any], ...] = (
+    *({"history": [f"i{n}" for n in range(9)], "k": 20, "model": model} for model in MODELS),
     {"history": ["i3", "nobody"], "k": 5, "num_interests": 1},
     {"history": [], "k": 3},
 )
@@ -77,6 +78,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(folder / "home", folder / "first", first["bento"], environment)
 
 
+def sources(built: Built) -> Path:
+    """Where the Bento keeps its code."""
+    name, _, version = built.bento.partition(":")
+    return built.home / "bentos" / name / version / "src"
+
+
 @contextmanager
 def serving(python: Path, built: Built, cwd: Path) -> Iterator[str]:
     """Run `bentoml serve` and give its address once it is ready."""
@@ -108,9 +115,8 @@ def _wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) 
 
 
 def ask(address: str, body: Any) -> tuple[int, Any]:
-    """Post a question, and return status and content of the answer."""
+    """Post a question as `curl -d` does, and return status and content of the answer."""
     request = urllib.request.Request(f"{address}/recommend", json.dumps(body).encode(), method="POST")
-    request.add_header("Content-Type", "application/json")
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -139,8 +145,12 @@ def assert_answers_like_the_engine(address: str, built: Built) -> None:
 
 
 def test_served_over_http(built: Built, tmp_path: Path) -> None:
+    # This environment has the project installed: the Bento has to run its own code all the same.
+    (sources(built) / "prismrec/__init__.py").write_text('__version__ = "the bento\'s"\n')
     with serving(Path(sys.executable), built, tmp_path) as address:
         assert_answers_like_the_engine(address, built)
+        with urllib.request.urlopen(f"{address}/model", timeout=60) as answer:
+            assert json.load(answer)["prismrec"] == "the bento's"
         status, content = ask(address, {"history": ["i1"], "k": 0})
         assert status == 400
         assert content["detail"][0]["msg"] == "k is 0; input should be greater than or equal to 1"
@@ -148,8 +158,7 @@ def test_served_over_http(built: Built, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_served_in_a_clean_environment(built: Built, tmp_path: Path) -> None:
-    name, _, version = built.bento.partition(":")
-    requirements = built.home / "bentos" / name / version / "env/python/requirements.txt"
+    requirements = sources(built).parent / "env/python/requirements.txt"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv/bin/python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
@@ -163,25 +172,18 @@ def test_served_in_a_clean_environment(built: Built, tmp_path: Path) -> None:
 
 
 def test_a_bento_holds_code_for_serving_only(built: Built) -> None:
-    name, _, version = built.bento.partition(":")
-    bento = built.home / "bentos" / name / version
-    assert (bento / "src/prismrec/serving/service.py").is_file()
-    assert {file.name for file in (bento / "src").iterdir()} == {"prismrec", "bentofile.yaml"}
-    rooms = {file.name for file in (bento / "src/prismrec").iterdir()}
+    assert (sources(built) / "prismrec/serving/service.py").is_file()
+    top = {file.name for file in sources(built).iterdir() if file.name != "__pycache__"}
+    assert top == {"prismrec", "bento_entry.py", "bentofile.yaml"}
+    rooms = {file.name for file in (sources(built) / "prismrec").iterdir()}
     assert rooms.isdisjoint({"pipelines", "training", "evaluation", "kedro_datasets", "hooks.py"})
 
 
 def test_packed_code_needs_nothing_heavy(built: Built, tmp_path: Path) -> None:
-    name, _, version = built.bento.partition(":")
     script = f"""
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY}:
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
+sys.modules.update(dict.fromkeys({HEAVY}))  # as if they were not installed
 from pathlib import Path
 import prismrec.serving.service
 from prismrec.serving.engine import Engine
@@ -189,12 +191,11 @@ engine = Engine.load(Path({str(built.bundle)!r}))
 engine.warm_up()
 print(prismrec.__file__)
 """
-    source = built.home / "bentos" / name / version / "src"
-    environment = {**built.environment, "PYTHONPATH": str(source)}
+    environment = {**built.environment, "PYTHONPATH": str(sources(built))}
     command = [sys.executable, "-c", script]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(source / "prismrec/__init__.py")
+    assert run.stdout.strip() == str(sources(built) / "prismrec/__init__.py")
 
 
 def test_pins_are_those_of_the_project_s_core() -> None:

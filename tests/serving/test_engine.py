@@ -144,10 +144,25 @@ def test_top_k_is_the_head_of_a_full_stable_sort(scores: list[float], k: int) ->
     assert top_k(np.array(scores), k).tolist() == best_first[:k]
 
 
+@pytest.mark.parametrize("model", ["popularity", "lightweight_encoder", "hymirec", "gemirec"])
+def test_every_model_of_a_bundle_answers(bundle_folder: Path, model: str) -> None:
+    answer = Engine.load(bundle_folder).recommend(["i3", "i7", "i59"], k=59, model=model, num_interests=2)
+    assert answer.model == model
+    assert {"i3", "i7", "i59"}.isdisjoint(ids(answer.items))
+    assert len(answer.interests) == (1 if model == "popularity" else 2)
+    scores = [item.score for item in answer.items]
+    assert scores == sorted(scores, reverse=True)
+    for interest in answer.interests:
+        assert interest.items, "an interest without items is none"
+    if model == "gemirec":
+        assert all(item.interest is not None for item in answer.items)
+        assert answer.versions.dictionary is not None
+
+
 def test_a_bundle_on_disk_answers(bundle_folder: Path) -> None:
     engine = Engine.load(bundle_folder)
     answer = engine.recommend(["i3", "i7"], k=5)
-    assert answer.model == "lightweight_encoder"
+    assert answer.model == "hymirec"
     assert all(len(interest.items) == 5 for interest in answer.interests)
     assert {"i3", "i7", "i59"}.isdisjoint(ids(answer.items))
     assert sum(interest.weight for interest in answer.interests) == pytest.approx(1, abs=1e-5)

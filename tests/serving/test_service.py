@@ -32,7 +32,7 @@ def test_the_answer_is_the_engine_s(client: TestClient, bundle_folder: Path) -> 
     assert [item["score"] for item in content["items"]] == [item.score for item in expected.items]
     assert [interest["id"] for interest in content["interests"]] == [i.id for i in expected.interests]
     assert content["unknown_items"] == ["nobody"]
-    assert content["model"] == "lightweight_encoder"
+    assert content["model"] == "hymirec"
     assert content["versions"] == expected.versions.model_dump()
     assert content["note"] is None
     assert set(content["items"][0]) == {"item_id", "title", "score", "interest"}
@@ -65,14 +65,22 @@ def test_wrong_input_is_refused_with_what_is_wrong(client: TestClient, body: str
     assert "Traceback" not in json.dumps(content)
 
 
-def test_pickles_are_not_accepted(client: TestClient) -> None:
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"])
+def test_json_is_read_whatever_it_is_called(client: TestClient, kind: str) -> None:
+    headers = {"Content-Type": kind}  # the first is what `curl -d` sends
+    assert client.post("/recommend", content='{"history": ["i1"]}', headers=headers).status_code == 200
+
+
+def test_nothing_but_json_is_read(client: TestClient) -> None:
     headers = {"Content-Type": "application/vnd.bentoml+pickle"}
-    assert client.post("/recommend", content=b"\x80\x04N.", headers=headers).status_code == 415
+    answer = client.post("/recommend", content=b"\x80\x04N.", headers=headers)
+    assert answer.status_code == 400
+    assert "Invalid JSON" in answer.text
 
 
 def test_the_model_says_what_it_is(client: TestClient) -> None:
     content = client.get("/model").json()
-    assert content["default_model"] == "lightweight_encoder"
+    assert content["default_model"] == "hymirec"
     assert "popularity" in content["models"]
     assert content["items"] == content["active_items"] + 1 == 60
     assert set(content["versions"]) == {"model", "dictionary", "data"}

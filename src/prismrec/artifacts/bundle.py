@@ -36,7 +36,6 @@ ITEMS_NAME = "items.jsonl"
 LABELS_NAME = "interest_labels.json"
 POPULARITY = "popularity"
 DATA_NAMES = frozenset({ITEMS_NAME, f"{POPULARITY}.safetensors"})
-DICTIONARY_PREFIX = "dictionary/"
 VERSION_LENGTH = 16
 MEND = "Take a whole bundle, or make it again: kedro run --pipelines packaging"
 
@@ -75,7 +74,11 @@ class FileRecord(_Record):
 
 
 class Versions(_Record):
-    """Content hashes: of all model files, of the interest dictionary (None without one), of the data."""
+    """Which version of what: content hashes of all model files and of the data, and the dictionary's id.
+
+    The dictionary's is the id it has everywhere, None without one: interests' ids such as "3-11" are cells
+    of this version.
+    """
 
     model: str
     dictionary: str | None
@@ -102,6 +105,7 @@ class BundleParts:
         default_model: the ranker that answers when a request names none.
         labels: names of interests by their id.
         created_from: content hashes or names of what the parts were made from.
+        dictionary_version: id of the interest dictionary, if there is one.
     """
 
     items: Sequence[CatalogueItem]
@@ -109,6 +113,7 @@ class BundleParts:
     default_model: str
     labels: Mapping[str, str] = field(default_factory=dict)
     created_from: Mapping[str, str] = field(default_factory=dict)
+    dictionary_version: str | None = None
 
     def save(self, folder: Path) -> None:
         """Write the bundle into `folder`, see `write_bundle`."""
@@ -155,7 +160,7 @@ def write_bundle(folder: Path, content: BundleParts) -> BundleManifest:
     manifest = BundleManifest(
         format=FORMAT,
         default_model=content.default_model,
-        versions=_versions(files),
+        versions=_versions(files, content.dictionary_version),
         created_from=dict(content.created_from),
         files=files,
     )
@@ -173,7 +178,7 @@ def read_bundle(folder: Path) -> Bundle:
     _check_names(folder, manifest)
     for name, record in sorted(manifest.files.items()):
         _check_file(folder / name, record)
-    if manifest.versions != _versions(manifest.files):
+    if manifest.versions != _versions(manifest.files, manifest.versions.dictionary):
         raise _refusal(
             folder / MANIFEST_NAME, "its versions are not those of its files: two bundles are mixed"
         )
@@ -193,12 +198,11 @@ def _manifest_text(manifest: BundleManifest) -> str:
     return dump_json(manifest.model_dump(mode="json"))
 
 
-def _versions(files: Mapping[str, FileRecord]) -> Versions:
-    dictionary = {name for name in files if name.startswith(DICTIONARY_PREFIX)}
+def _versions(files: Mapping[str, FileRecord], dictionary: str | None) -> Versions:
     data = DATA_NAMES & set(files)
     return Versions(
-        model=_content_hash(files, set(files) - dictionary - data),
-        dictionary=_content_hash(files, dictionary) if dictionary else None,
+        model=_content_hash(files, set(files) - data),
+        dictionary=dictionary,
         data=_content_hash(files, data),
     )
 

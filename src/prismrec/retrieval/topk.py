@@ -26,6 +26,12 @@ def exclude(scores_BN: Tensor, seen: EventBatch, recommendable_N: Tensor) -> Ten
 
 
 def top_k(scores_BN: Tensor, k: int) -> Tensor:
-    """Indices of the k best items of every row, best first: [B, k] int64."""
+    """Indices of the k best items of every row, best first, at most N: [B, k] int64. No score may be NaN."""
     k = min(k, scores_BN.shape[1])
-    return torch.sort(scores_BN, dim=1, descending=True, stable=True).indices[:, :k] if k > 0 else scores_BN[:, :0].long()
+    threshold_B1 = scores_BN.topk(k, dim=1).values[:, -1:]
+    above_BN, tied_BN = scores_BN > threshold_B1, scores_BN == threshold_B1
+    room_B1 = k - above_BN.sum(1, keepdim=True)
+    chosen_BN = above_BN | (tied_BN & (tied_BN.cumsum(1) <= room_B1))
+    items_Bk = chosen_BN.nonzero()[:, 1].view(-1, k)  # exactly k a row, by index
+    order_Bk = scores_BN.gather(1, items_Bk).sort(dim=1, descending=True, stable=True).indices
+    return items_Bk.gather(1, order_Bk)

@@ -19,7 +19,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+import prismrec
 from prismrec.errors import UserError
 from prismrec.serving.types import RecommendRequest, RecommendResponse, refusal
 
@@ -47,9 +49,27 @@ def bundle_folder() -> Path:
 
 
 async def describe(_: Request) -> JSONResponse:
-    """Answer `GET /model`: versions, models and the size of the catalogue."""
+    """Answer `GET /model`: versions, models, and the size of the catalogue."""
     description = bentoml.get_current_service().engine.description
-    return JSONResponse({**asdict(description), "versions": description.versions.model_dump()})
+    facts = {**asdict(description), "versions": description.versions.model_dump()}
+    return JSONResponse({**facts, "prismrec": prismrec.__version__})
+
+
+class JsonBodies:
+    """Middleware: every body is JSON, whatever the client calls it.
+
+    `curl -d` calls it a form, and should just work; nothing ever gets to a parser of forms or pickles.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with a content type of JSON."""
+        if scope["type"] == "http":
+            others = [header for header in scope["headers"] if header[0] != b"content-type"]
+            scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+        await self.app(scope, receive, send)
 
 
 @bentoml.asgi_app(Starlette(routes=[Route("/model", describe)]))
@@ -77,3 +97,6 @@ class PrismrecService:
             known = ", ".join(self.engine.description.models)
             raise refusal("model", request.model, f"the models are {known}") from error
         return RecommendResponse.model_validate(answer, from_attributes=True)
+
+
+PrismrecService.add_asgi_middleware(JsonBodies)  # type: ignore[attr-defined]  # it is a bentoml.Service now

@@ -82,7 +82,9 @@ class Item(BaseModel):
 class MergedItem(Item):
     """An item of the merged list, with the interest it came from."""
 
-    interest: str | None = Field(description="Id of the interest that wants it most.")
+    interest: str | None = Field(
+        description="Id of the interest that wants it most; null if that is none of those shown."
+    )
 
 
 class Interest(BaseModel):

@@ -7,16 +7,14 @@ path and global settings of the process it runs in.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import polars as pl
+
+from prismrec.artifacts.bundle import POPULARITY, BundleParts, CatalogueItem, read_bundle
 from prismrec.errors import UserError
 from prismrec.parameters.packaging import PackagingParameters
-
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
-
-    from prismrec.artifacts.bundle import BundleParts
 
 # What goes into the bundle under its own name; the catalog's entries are called the same.
 MODEL_PARTS: tuple[str, ...] = (
@@ -35,21 +33,24 @@ MODEL_PARTS: tuple[str, ...] = (
 LABELS: tuple[str, ...] = ("interest_labels",)
 # What each model needs to answer. Popularity is counted here, from all histories.
 NEEDED_PARTS: dict[str, frozenset[str]] = {
-    "popularity": frozenset(),
+    "popularity": frozenset({"item_vectors"}),
     "lightweight_encoder": frozenset({"item_vectors", "lightweight_encoder"}),
-    "hymirec": frozenset({"item_vectors", "recommender"}),
-    "gemirec": frozenset({"item_vectors", "dictionary", "posterior", "retrieval"}),
+    "hymirec": frozenset({"item_vectors", "codebook", "item_codes", "recommender"}),
+    "gemirec": frozenset(
+        {"item_vectors", "codebook", "item_codes", "recommender"}
+        | {"dictionary", "item_cells", "posterior", "retrieval"}
+    ),
 }
 
 
 def assemble_bundle(
-    item_map: "pl.DataFrame",
-    histories: "pl.DataFrame",
+    item_map: pl.DataFrame,
+    histories: pl.DataFrame,
     evaluation_metrics: dict[str, Any],
     parameters: PackagingParameters,
     interest_labels: Mapping[str, str] | None = None,
     **parts: Any,
-) -> "BundleParts":
+) -> BundleParts:
     """Put catalogue, popularity and all models together.
 
     Args:
@@ -63,8 +64,6 @@ def assemble_bundle(
     Raises:
         UserError: no model can be chosen; the text names what the evaluation has.
     """
-    from prismrec.artifacts.bundle import POPULARITY, BundleParts, CatalogueItem
-
     columns = ["item_index", "item_id", "title", "categories", "active"]
     items = [
         CatalogueItem(index, item, title or item, tuple(categories or ()), active)
@@ -75,6 +74,7 @@ def assemble_bundle(
         parts={**parts, POPULARITY: {"counts": _popularity(histories, len(items))}},
         default_model=choose_model(evaluation_metrics, parameters, set(parts)),
         labels=interest_labels or {},
+        dictionary_version=parts["dictionary"].version if "dictionary" in parts else None,
         created_from={"split_hash": str(evaluation_metrics["split_hash"])},
     )
 
@@ -112,7 +112,6 @@ def measure_bundle(bundle: Path) -> dict[str, Any]:
     Raises:
         UserError: the bundle cannot be served.
     """
-    from prismrec.artifacts.bundle import read_bundle
     from prismrec.serving.engine import Engine
 
     engine = Engine.load(bundle)
@@ -150,8 +149,6 @@ def store_model_and_build_bento(bundle: Path) -> dict[str, str]:
         return process.submit(store_and_build, bundle.resolve(), project_folder()).result()
 
 
-def _popularity(histories: "pl.DataFrame", num_items: int) -> "np.ndarray":
-    import numpy as np
-
+def _popularity(histories: pl.DataFrame, num_items: int) -> np.ndarray:
     events = histories.get_column("item_indices").explode(empty_as_null=False).to_numpy()
     return np.bincount(events, minlength=num_items).astype(np.int64)

@@ -1,30 +1,33 @@
-"""Wiring of stage 8."""
+"""Wiring of `packaging`."""
 
-from kedro.pipeline import Pipeline, node
+from kedro.pipeline import Node, Pipeline
 
 from prismrec.pipelines.packaging import nodes
 
+STAGE = "packaging"
+
 
 def create_pipeline() -> Pipeline:
-    """Return the stage: assemble the bundle, try it out, store it and build the Bento."""
-    parts = {name: name for name in (*nodes.MODEL_PARTS, *nodes.LABELS)}
+    """Assemble the bundle, try it out, store it and build the Bento."""
     return Pipeline(
         [
-            node(
+            Node(
                 nodes.assemble_bundle,
-                inputs={
+                {
                     "item_map": "item_map",
                     "histories": "histories",
                     "evaluation_metrics": "evaluation_metrics",
-                    "parameters": "params:packaging",
-                    **parts,
+                    "parameters": f"params:{STAGE}",
+                    **{name: name for name in (*nodes.MODEL_PARTS, *nodes.LABELS)},
                 },
-                outputs="bundle",
+                "bundle",
                 name="assemble_bundle",
             ),
-            node(nodes.measure_bundle, inputs="bundle", outputs="packaging_metrics", name="measure_bundle"),
-            node(nodes.store_model_and_build_bento, inputs="bundle", outputs="bento_tag", name="build_bento"),
+            Node(nodes.measure_bundle, "bundle", "packaging_metrics", name="measure_bundle"),
+            Node(
+                nodes.store_model_and_build_bento, "bundle", "bento_tag", name="store_model_and_build_bento"
+            ),
         ],
-        namespace="packaging",
+        namespace=STAGE,
         prefix_datasets_with_namespace=False,
     )

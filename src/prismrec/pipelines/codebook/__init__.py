@@ -1,0 +1,1 @@
+"""Stage 4: cosine residual codebook over the item vectors."""

@@ -1,0 +1,1 @@
+"""Stage 7: full-ranking figures of every model and baseline."""

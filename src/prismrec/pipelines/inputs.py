@@ -1,0 +1,63 @@
+"""Catalog tables as the models' inputs; what several stages' nodes share."""
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from prismrec.data.histories import Histories, SplitPoints
+from prismrec.data.schema import ACTIVE
+
+if TYPE_CHECKING:
+    from prismrec.models.events import EventTable
+    from prismrec.parameters.training import TrainingParameters
+    from prismrec.training.sequences import TrainingData
+
+
+def event_table(histories: pl.DataFrame) -> "EventTable":
+    """All users' events."""
+    from prismrec.models.events import EventTable
+
+    events = Histories.from_frame(histories)
+    return EventTable(events.offsets, events.items, events.timestamps)
+
+
+def active_items(item_map: pl.DataFrame) -> np.ndarray:
+    """[N] which items may be recommended."""
+    return item_map.get_column(ACTIVE).to_numpy()
+
+
+def training_data(
+    histories: pl.DataFrame,
+    splits: pl.DataFrame,
+    recommendable_N: np.ndarray,
+    training: "TrainingParameters",
+    seed: int,
+) -> "TrainingData":
+    """Events and cut points, for the training tasks."""
+    from prismrec.training.sequences import TrainingData
+
+    points = SplitPoints.from_frame(splits)
+    return TrainingData(
+        event_table(histories), points.train_end_U, points.validation_U, recommendable_N,
+        training.validation_users, seed,
+    )  # fmt: skip
+
+
+def bar(description: str) -> Any:
+    """A wrapper that shows a progress bar on a terminal, and nothing elsewhere."""
+    from tqdm import tqdm
+
+    def wrap(steps: Iterable[int]) -> Iterable[int]:
+        return tqdm(steps, desc=description, disable=not sys.stderr.isatty(), leave=False)
+
+    return wrap
+
+
+def training_summary(prefix: str, curve: list[Any]) -> dict[str, Any]:
+    """The best epoch of a training curve as metrics; no wall time, which would differ from run to run."""
+    best = max(curve, key=lambda record: record.validation["ndcg@10"])
+    summary = {f"{prefix}validation_{name}": value for name, value in best.validation.items()}
+    return {**summary, f"{prefix}best_epoch": best.epoch, f"{prefix}epochs": len(curve)}

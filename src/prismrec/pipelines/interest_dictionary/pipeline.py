@@ -1,0 +1,69 @@
+"""Wiring of `interest_dictionary`: dictionary (IDMM), posterior (MIPDM), retrieval (MIRM)."""
+
+from kedro.pipeline import Node, Pipeline
+
+from prismrec.pipelines.interest_dictionary import nodes
+
+STAGE = "interest_dictionary"
+PARAMETERS = f"params:{STAGE}"
+RECOMMENDER = ["recommender", "codebook", "item_codes", "item_vectors"]
+
+
+def _group(name: str, members: list[Node]) -> Pipeline:
+    return Pipeline(members, namespace=f"{STAGE}.{name}", prefix_datasets_with_namespace=False)
+
+
+def create_pipeline() -> Pipeline:
+    """Fit, label and report the dictionary, then train posterior and retrieval on it."""
+    dictionary = [
+        Node(
+            nodes.fit_dictionary,
+            ["item_vectors", "previous_dictionary", PARAMETERS],
+            ["dictionary", "dictionary_losses"],
+            name="fit_dictionary",
+        ),
+        Node(nodes.assign_cells, ["dictionary", "item_vectors"], "item_cells", name="assign_cells"),
+        Node(
+            nodes.label_interests,
+            ["dictionary", "item_cells", "item_map", "histories"],
+            "interest_labels",
+            name="label_interests",
+        ),
+        Node(
+            nodes.report_dictionary,
+            [
+                "dictionary",
+                "dictionary_losses",
+                "item_cells",
+                "item_vectors",
+                "item_map",
+                "previous_dictionary",
+                "previous_item_cells",
+            ],
+            ["dictionary_drift", "dictionary_health"],
+            name="report_dictionary",
+        ),
+    ]
+    posterior = [
+        Node(
+            nodes.train_posterior,
+            ["dictionary", "item_cells", *RECOMMENDER, "histories", "splits", PARAMETERS],
+            ["posterior", "posterior_curve"],
+            name="train_posterior",
+        )
+    ]
+    retrieval = [
+        Node(
+            nodes.train_retrieval,
+            ["dictionary", "item_cells", "posterior", *RECOMMENDER, "histories", "splits", PARAMETERS],
+            ["retrieval", "retrieval_curve"],
+            name="train_retrieval",
+        ),
+        Node(
+            nodes.collect_metrics,
+            ["dictionary", "dictionary_health", "posterior_curve", "retrieval_curve"],
+            "interest_dictionary_metrics",
+            name="collect_metrics",
+        ),
+    ]
+    return _group("dictionary", dictionary) + _group("posterior", posterior) + _group("retrieval", retrieval)

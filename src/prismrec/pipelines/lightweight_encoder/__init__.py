@@ -1,0 +1,1 @@
+"""Stage 3: item texts to vectors, item tower and lightweight encoder trained together."""

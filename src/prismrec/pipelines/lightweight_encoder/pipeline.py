@@ -1,0 +1,30 @@
+"""Wiring of `lightweight_encoder`."""
+
+from kedro.pipeline import Node, Pipeline
+
+from prismrec.pipelines.lightweight_encoder.nodes import embed_texts, train_encoder
+
+STAGE = "lightweight_encoder"
+
+
+def create_pipeline() -> Pipeline:
+    """Embed item texts, then train item tower and lightweight encoder."""
+    return Pipeline(
+        [
+            Node(embed_texts, ["item_map", f"params:{STAGE}"], "text_embeddings", name="embed_texts"),
+            Node(
+                train_encoder,
+                ["text_embeddings", "item_map", "histories", "splits", f"params:{STAGE}"],
+                [
+                    "item_tower",
+                    "item_vectors",
+                    "lightweight_encoder",
+                    "lightweight_encoder_curve",
+                    "lightweight_encoder_metrics",
+                ],
+                name="train_encoder",
+            ),
+        ],
+        namespace=STAGE,
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,1 @@
+"""Stage 5: the LLM recommender (HyMiRec), fine-tuned on frozen item vectors."""

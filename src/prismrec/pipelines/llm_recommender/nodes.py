@@ -1,0 +1,77 @@
+"""Nodes of `llm_recommender`; models and training are imported when a node runs."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from prismrec.parameters.llm_recommender import LLMRecommenderParameters
+from prismrec.pipelines.inputs import training_data, training_summary
+
+
+def hymirec_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np.ndarray], vectors: Any) -> Any:
+    """The recommender with the tables it reads items from, ready to rank."""
+    import torch
+
+    from prismrec.models.rankers import HyMiRecRanker, recent_and_long
+    from prismrec.quantization.cosine_codebook import Codes
+
+    items_ND = torch.from_numpy(vectors["vectors"])
+    decoded = codebook.decode(Codes(item_codes["codes"], item_codes["coefficients"]))
+    recent_ND, long_ND = recent_and_long(
+        items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook
+    )
+    return HyMiRecRanker(
+        recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"])
+    )
+
+
+def train_recommender(
+    item_vectors: dict[str, np.ndarray],
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    lightweight_encoder: Any,
+    histories: pl.DataFrame,
+    splits: pl.DataFrame,
+    parameters: LLMRecommenderParameters,
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Fine-tune the backbone with DMIL; return recommender (with its own encoder), curve and metrics."""
+    import torch
+
+    from prismrec.models import backbone
+    from prismrec.models.recommender import Recommender, RecommenderConfig
+    from prismrec.training.loop import fit
+    from prismrec.training.recommender import RecommenderTask
+
+    torch.manual_seed(parameters.seed)
+    longest = parameters.recent_length + parameters.num_interests + lightweight_encoder.config.num_interests
+    decoder = backbone.from_pretrained(
+        parameters.backbone,
+        backbone.scratch_config(
+            parameters.hidden, parameters.layers, parameters.heads, parameters.dropout, longest
+        ),
+    )
+    if parameters.tuning == "lora":
+        decoder = backbone.add_lora(decoder, parameters.lora_rank)
+    config = RecommenderConfig(
+        item_vectors["vectors"].shape[1], parameters.num_interests, parameters.recent_length,
+        parameters.long_length, parameters.recent_from_codebook, parameters.dropout, parameters.backbone,
+    )  # fmt: skip
+    recommender = Recommender(config, lightweight_encoder, decoder)
+    recommender.encoder.requires_grad_(parameters.train_encoder)
+    recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
+    trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
+    ranker = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    data = training_data(
+        histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed
+    )
+    curve = fit(RecommenderTask(ranker, data, parameters), parameters.training, parameters.seed)
+    recommender.backbone = backbone.merge_lora(recommender.backbone)
+    metrics = {
+        "backbone": parameters.backbone,
+        "tuning": parameters.tuning,
+        "parameters": sum(p.numel() for p in recommender.parameters()),
+        "parameters_trained": trained,
+        **training_summary("", curve),
+    }
+    return recommender, {"epochs": [record.as_dict() for record in curve]}, metrics

@@ -1,0 +1,69 @@
+"""Padded batches of events, against naive Python."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.small import histories
+from prismrec.models.events import NUM_GAP_BUCKETS, EventTable, gap_buckets
+
+
+def bucket(seconds: int) -> int:
+    """⌊log2(seconds + 1)⌋, with integers alone."""
+    return min((max(seconds, 0) + 1).bit_length() - 1, NUM_GAP_BUCKETS - 1)
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, int, int]], int | None, int]:
+    """Lengths of histories, slices (user, start, end) of them, a width, a seed."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    slices = []
+    for user in draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=6)):
+        start = draw(st.integers(0, lengths[user]))
+        slices.append((user, start, draw(st.integers(start, lengths[user]))))
+    return lengths, slices, draw(st.none() | st.integers(0, 12)), draw(st.integers(0, 2**31 - 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(cuts())
+def test_cut_holds_the_slice_on_the_right(
+    case: tuple[list[int], list[tuple[int, int, int]], int | None, int],
+) -> None:
+    lengths, slices, width, seed = case
+    offsets, items, times = histories(lengths, seed=seed)
+    table = EventTable(offsets, items, times)
+    users, starts, ends = (torch.tensor(column) for column in zip(*slices, strict=True))
+    batch = table.cut(users, starts, ends, width)
+    expected_width = max(end - start for _, start, end in slices) if width is None else width
+    assert len(table) == len(lengths)
+    assert batch.items_BL.shape == batch.gaps_BL.shape == batch.mask_BL.shape == (len(slices), expected_width)
+    for row, (user, start, end) in enumerate(slices):
+        # A width below the slice's keeps its newest events.
+        events = list(range(start, end))[max(0, end - start - expected_width) :]
+        padding = expected_width - len(events)
+        assert batch.mask_BL[row].tolist() == [False] * padding + [True] * len(events)
+        own_items, own_times = items[offsets[user] : offsets[user + 1]], times[offsets[user] : offsets[user + 1]]
+        assert batch.items_BL[row, padding:].tolist() == own_items[events].tolist()
+        gaps = [bucket(int(own_times[event] - own_times[event - 1])) if event else 0 for event in events]
+        assert batch.gaps_BL[row, padding:].tolist() == gaps
+        assert set(batch.items_BL[row, :padding].tolist()) <= set(items.tolist()), "padding is a real item"
+
+
+def test_item_at() -> None:
+    table = EventTable(np.array([0, 3, 5]), np.array([7, 8, 9, 4, 5]), np.arange(5))
+    assert table.item_at(torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])).tolist() == [9, 4, 5]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+def test_gap_buckets_are_the_integer_logarithm(times: list[int]) -> None:
+    expected = [0] + [bucket(b - a) for a, b in zip(times, times[1:], strict=False)]
+    assert gap_buckets(torch.tensor(times)).tolist() == expected
+
+
+def test_buckets_at_their_borders() -> None:
+    gaps = [0, 1, 2, 3, 6, 7, 86_400, 2**25 - 2, 2**25 - 1, 2**40]
+    times = torch.tensor(np.concatenate([[0], np.cumsum(gaps)]))
+    assert gap_buckets(times).tolist() == [0, 0, 1, 1, 2, 2, 3, 16, 24, 25, 25]
+    assert gap_buckets(torch.tensor([[0, 3], [5, 5]])).tolist() == [[0, 2], [0, 0]]

@@ -1,0 +1,87 @@
+"""Item tower: the spectral start, whole-item dropout, cold items."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.small import randomise
+from prismrec.models import load_model
+from prismrec.models.item_tower import RIDGE, ItemTower, ItemTowerConfig
+
+N, E, D = 50, 10, 6
+WITHOUT_TRANSITIONS, COLD = [3, 4], [5, 6, 7]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def started() -> tuple[ItemTower, torch.Tensor, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    text = unit(rng.standard_normal((N, E))).astype(np.float32)
+    spectral = unit(text @ rng.standard_normal((E, D)) + 0.3 * rng.standard_normal((N, D))).astype(np.float32)
+    spectral[WITHOUT_TRANSITIONS + COLD] = 0
+    trained = np.ones(N, dtype=bool)
+    trained[COLD] = False
+    tower = ItemTower(ItemTowerConfig(N, E, D))
+    tower.start_from(torch.as_tensor(text), spectral, trained)
+    return tower, torch.as_tensor(text), spectral, trained
+
+
+Started = tuple[ItemTower, torch.Tensor, np.ndarray, np.ndarray]
+
+
+def test_the_start_reproduces_the_spectral_vectors(started: Started) -> None:
+    tower, text, spectral, trained = started
+    with_transitions = np.linalg.norm(spectral, axis=1) > 0
+    for keep in (None, torch.as_tensor(trained)):
+        found = tower(text, keep).detach().numpy()
+        np.testing.assert_allclose(found[with_transitions], spectral[with_transitions], atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_the_projection_is_the_ridge_regression(started: Started) -> None:
+    """Of centred targets on centred texts, by stacking √λ rows under them."""
+    tower, text, spectral, _ = started
+    chosen = np.linalg.norm(spectral, axis=1) > 0
+    x, y = text.double().numpy()[chosen], spectral.astype(np.float64)[chosen]
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    weight, *_ = np.linalg.lstsq(
+        np.vstack([x - mean_x, np.sqrt(RIDGE) * np.eye(E)]), np.vstack([y - mean_y, np.zeros((E, D))]), rcond=None
+    )
+    predicted = (text.double().numpy() - mean_x) @ weight + mean_y
+    np.testing.assert_allclose(tower.projection(text).detach().numpy(), predicted, atol=1e-5)
+
+
+def test_items_without_behaviour_have_no_residual_and_follow_their_text(started: Started) -> None:
+    tower, text, _, _ = started
+    assert torch.equal(tower.residual_ND[WITHOUT_TRANSITIONS + COLD], torch.zeros(5, D))
+    expected = torch.nn.functional.normalize(tower.projection(text), dim=-1)
+    torch.testing.assert_close(tower(text)[COLD], expected[COLD])
+
+
+def test_dropped_items_lose_their_whole_residual_and_no_other_item_moves(started: Started) -> None:
+    tower, text, _, _ = started
+    keep = torch.ones(N, dtype=torch.bool)
+    keep[10:20] = False
+    full, dropped = tower(text), tower(text, keep)
+    torch.testing.assert_close(dropped[keep], full[keep])
+    text_only = torch.nn.functional.normalize(tower.projection(text), dim=-1)
+    torch.testing.assert_close(dropped[~keep], text_only[~keep])
+    assert (full[~keep] - dropped[~keep]).norm(dim=1).min() > 0.01
+    dropped.square().sum(0)[0].backward()
+    assert torch.equal(tower.residual_ND.grad[~keep], torch.zeros(10, D)), "a dropped residual learned something"
+    assert tower.residual_ND.grad[keep].abs().max() > 0
+
+
+def test_save_and_load(started: Started, tmp_path: Path) -> None:
+    tower, text, _, _ = started
+    randomise(tower)
+    tower.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, ItemTower)
+    assert loaded.config == tower.config
+    assert torch.equal(loaded(text), tower(text))
