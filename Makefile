@@ -13,6 +13,8 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export BENTOML_DO_NOT_TRACK := True
 
 ARGS ?=
+# Test processes; each runs single-threaded.
+TEST_PROCESSES ?= 2
 
 .PHONY: help install run test test-full lint format viz clean
 
@@ -47,7 +49,7 @@ format: install ## Format the code and mend what can be mended by itself.
 
 test: lint ## Lint, then run the tests with coverage of src/ (at least 85 %).
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup --cov --cov-report=term --cov-fail-under=85 $(ARGS)
 
 test-full: lint ## The tests and the long ones too: real data, long fuzz.
 	rm -f .coverage .coverage.*

@@ -91,9 +91,7 @@ def test_a_failed_node_that_the_user_can_mend_is_not_logged_as_well(
     assert not [record for record in caplog.records if "items.csv" in record.getMessage()]
 
 
-def test_a_bug_keeps_its_traceback_and_its_log(
-    toy_project: ToyProject, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_keeps_its_traceback_and_its_log(toy_project: ToyProject, caplog: pytest.LogCaptureFixture) -> None:
     result = invoke(["run", "--params", "sequence_building.fail=bug"])
     assert isinstance(result.exception, ZeroDivisionError)
     assert [record for record in caplog.records if "a bug of ours" in record.getMessage()]
@@ -143,17 +141,13 @@ def test_the_table_orders_columns_and_marks_the_best() -> None:
     assert points[0] == points[1]
 
 
-def test_outside_of_a_project_the_message_says_where_to_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outside_of_a_project_the_message_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "no project here" in failure(["run"])
 
 
 @pytest.mark.parametrize("arguments", [["run", "--pipelines", "codebook"], ["report"]])
-def test_without_kedro_the_commands_say_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
+def test_without_kedro_the_commands_say_what_to_install(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.setattr(command_line, "_kedro_run", lambda: None)
     assert "pip install 'prismrec[pipelines]'" in failure(arguments)
 

@@ -86,9 +86,7 @@ def sequence_building() -> Pipeline:
 
 
 def lightweight_encoder() -> Pipeline:
-    embed = node(
-        lambda items, _: {"sum": int(items["item"].sum())}, EMBED_INPUTS, "item_vectors", name="embed"
-    )
+    embed = node(lambda items, _: {"sum": int(items["item"].sum())}, EMBED_INPUTS, "item_vectors", name="embed")
     return _stage("lightweight_encoder", [embed])
 
 
@@ -96,9 +94,7 @@ EMBED_INPUTS = ["item_map", "params:lightweight_encoder"]
 
 
 def codebook() -> Pipeline:
-    fit = node(
-        lambda items, vectors: {"n": len(items), **vectors}, ["item_map", "item_vectors"], "codes", name="fit"
-    )
+    fit = node(lambda items, vectors: {"n": len(items), **vectors}, ["item_map", "item_vectors"], "codes", name="fit")
     return _stage("codebook", [fit])
 
 
@@ -134,9 +130,7 @@ class ToyProject:
         file = self.conf / environment / f"parameters_{stage}.yml"
         file.write_text(f"{stage}:\n  {text}\n")
 
-    def run(
-        self, *stages: str, env: str | None = None, params: dict[str, Any] | None = None, **options: Any
-    ) -> str:
+    def run(self, *stages: str, env: str | None = None, params: dict[str, Any] | None = None, **options: Any) -> str:
         """Run stages in a session, all by default, and return the version they saved."""
         with KedroSession.create(self.root, env=env, runtime_params=params) as session:
             session.run(pipeline_names=list(stages) or None, **options)

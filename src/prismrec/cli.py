@@ -180,9 +180,7 @@ def table(metrics: Mapping[str, Any]) -> str:
     header = ["model", *(f"{column} " for column in columns)]
     widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
     lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
+        "  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in [header, *cells]
     ]
     facts = f"protocol {metrics['protocol']}, {metrics['cases']} cases, split {metrics['split_hash'][:12]}"

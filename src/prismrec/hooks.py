@@ -124,9 +124,7 @@ class ArtefactHooks:
                 dataset.bind(name, stage, self._stages.workspace, self._stages.environment)
 
     @hook_impl
-    def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
-    ) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Check that all a run reads from disk exists, and fix which versions are the previous ones.
 
         Raises:

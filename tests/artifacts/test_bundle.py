@@ -158,9 +158,7 @@ def _no_manifest(folder: Path) -> None:
         (_no_manifest, "bundle", "no manifest.json"),
     ],
 )
-def test_a_damaged_bundle_is_refused(
-    folder: Path, damage: Callable[[Path], None], file: str, reason: str
-) -> None:
+def test_a_damaged_bundle_is_refused(folder: Path, damage: Callable[[Path], None], file: str, reason: str) -> None:
     damage(folder)
     with pytest.raises(UserError) as refusal:
         read_bundle(folder)

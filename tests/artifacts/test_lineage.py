@@ -13,9 +13,7 @@ STAGES = Stages(
 )  # fmt: skip
 
 
-def source(
-    name: str, sha256: str = "x", version: str = "1", workspace: str = "demo", **ancestors: str
-) -> Source:
+def source(name: str, sha256: str = "x", version: str = "1", workspace: str = "demo", **ancestors: str) -> Source:
     stage = STAGES.of_dataset[name.removeprefix("previous_")]
     return Source(name, stage, workspace, ancestors, sha256, version)
 
@@ -83,7 +81,4 @@ def test_another_workspace_alone_is_refused_too() -> None:
 
 def test_commands_name_stages_and_environment() -> None:
     assert stage_command([]) == "kedro run"
-    assert (
-        stage_command(["codebook", "evaluation"], "ml1m")
-        == "kedro run --pipelines codebook,evaluation --env ml1m"
-    )
+    assert stage_command(["codebook", "evaluation"], "ml1m") == "kedro run --pipelines codebook,evaluation --env ml1m"

@@ -60,9 +60,7 @@ def test_another_kind_in_the_config_is_a_bug(tmp_path: Path) -> None:
         ("model.safetensors", "nonsense", "damaged"),
     ],
 )
-def test_what_is_no_model_folder_is_named(
-    tmp_path: Path, name: str, content: str | None, message: str
-) -> None:
+def test_what_is_no_model_folder_is_named(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     write_model(tmp_path, "toy", {}, {"a": np.zeros(2)})
     (tmp_path / name).unlink()
     if content is not None:

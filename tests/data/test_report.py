@@ -42,9 +42,7 @@ def test_figures(made: Reports) -> None:
     assert rules["unknown_item"]["rows"] == 1
     assert rules["unknown_item"]["examples"][0]["where"] == "interactions.csv, row 3"
     assert rules["missing_time"]["rows"] == 0
-    warnings = {
-        r["name"]: r["rows"] for r in made.report["tables"]["items"]["rules"] if r["severity"] == "warn"
-    }
+    warnings = {r["name"]: r["rows"] for r in made.report["tables"]["items"]["rules"] if r["severity"] == "warn"}
     assert warnings == {"item_without_text": 1}
     profile = made.report["profile"]
     assert (profile["users"], profile["events"], profile["last_timestamp"]) == (2, 3, 86_500)
@@ -59,9 +57,7 @@ def test_great_expectations_agrees_and_says_how_it_looked(made: Reports) -> None
         assert table["expectations"]["passed"]
         assert table["expectations"]["computed"] == EVERY_ROW
     results = made.report["tables"]["items"]["expectations"]["results"]
-    assert [(r["rule"], r["severity"]) for r in results if not r["success"]] == [
-        ("item_without_text", "warning")
-    ]
+    assert [(r["rule"], r["severity"]) for r in results if not r["success"]] == [("item_without_text", "warning")]
 
 
 def test_reports_are_deterministic_and_plain_data(made: Reports) -> None:
@@ -140,15 +136,11 @@ def test_items_expectations_can_fail(limit: int) -> None:
     rows = raw_items(("a", "A", "x"), ("a", "A", "x"), (None, "B", "x"), ("c", None, "x"), ("d", " ", " "))
     contract = items_contract()
     (suite,) = run_expectations([(contract, rows.select(list(schema.VALIDATED_ITEMS)))], limit).suites
-    assert {result.rule for result in suite.results if not result.success} == {
-        rule.name for rule in contract.rules
-    }
+    assert {result.rule for result in suite.results if not result.success} == {rule.name for rule in contract.rules}
 
 
 def test_disagreement_of_the_two_readings_is_a_bug() -> None:
     tables = validate_tables(RAW_INTERACTIONS, RAW_ITEMS, PARAMETERS)
-    spoilt = tables._replace(
-        interactions=tables.interactions.with_columns(pl.lit(None, pl.Int64).alias("timestamp"))
-    )
+    spoilt = tables._replace(interactions=tables.interactions.with_columns(pl.lit(None, pl.Int64).alias("timestamp")))
     with pytest.raises(AssertionError, match="disagree"):
         build_reports({INTERACTIONS: 4, ITEMS: 3}, spoilt, PARAMETERS)

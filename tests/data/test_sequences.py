@@ -130,9 +130,7 @@ def test_nobody_left_is_said() -> None:
 
 
 def test_too_short_histories_are_a_bug() -> None:
-    short = pl.DataFrame(
-        {"user_index": [0], "item_indices": [[1, 2]], "timestamps": [[1, 2]]}, schema=schema.HISTORIES
-    )
+    short = pl.DataFrame({"user_index": [0], "item_indices": [[1, 2]], "timestamps": [[1, 2]]}, schema=schema.HISTORIES)
     with pytest.raises(AssertionError, match="too short"):
         leave_one_out(short)
 
@@ -158,9 +156,7 @@ def test_histories_are_what_a_plain_loop_gives(rows: list[Row]) -> None:
 
 @given(logs, st.integers(1, 4), st.integers(3, 5), st.sampled_from(["keep", "first"]))
 def test_the_iterated_core_is_a_fixed_point(rows: list[Row], least: int, fewest: int, repeats: str) -> None:
-    parameters = sequence_parameters(
-        min_item_events=least, min_user_events=fewest, core="iterate", repeats=repeats
-    )
+    parameters = sequence_parameters(min_item_events=least, min_user_events=fewest, core="iterate", repeats=repeats)
     core = keep_core(order_events(events(*rows)), parameters)
     assert all(count >= least for count in Counter(core[schema.ITEM_ID]).values())
     assert all(count >= fewest for count in Counter(core[schema.USER_ID]).values())
@@ -221,9 +217,7 @@ REAL = [
 
 
 @pytest.mark.parametrize(("source", "folder", "events_in", "users", "active", "ties"), REAL)
-def test_real_data_counts(
-    source: str, folder: str, events_in: int, users: int, active: int, ties: float
-) -> None:
+def test_real_data_counts(source: str, folder: str, events_in: int, users: int, active: int, ties: float) -> None:
     parameters = validation_parameters(source=source, data_root=str(real_data(folder).parent), folder=folder)
     raw = read_source(parameters)
     tables = validate_tables(raw.interactions, raw.items, parameters)

@@ -39,9 +39,7 @@ def test_every_name_in_the_parameters_has_a_source() -> None:
 
 
 def test_synthetic_reads_no_folder() -> None:
-    parameters = validation_parameters(
-        synthetic={"users": 480, "items": 300, "cold_items": 8, "longest_history": 60}
-    )
+    parameters = validation_parameters(synthetic={"users": 480, "items": 300, "cold_items": 8, "longest_history": 60})
     tables = read_source(parameters)
     assert len(tables.planted_truth) > 0
     assert tables.interactions["user_id"].n_unique() == 481  # and null

@@ -173,21 +173,13 @@ def test_broken_rows_are_few_and_of_every_kind(world: World, tables: ValidatedTa
 def test_transitions_beat_popularity(sequences: Sequences) -> None:
     """The item most often met right after the last but one event is the last event far more often."""
     history, length = pl.col(schema.ITEM_INDICES), pl.col(schema.ITEM_INDICES).list.len()
-    cases = sequences.histories.select(
-        history.list.get(-2).alias("given"), history.list.get(-1).alias("target")
-    )
+    cases = sequences.histories.select(history.list.get(-2).alias("given"), history.list.get(-1).alias("target"))
     steps = sequences.histories.select(
         history.list.head(length - 2).explode().alias("given"),
         history.list.slice(1, length - 2).explode().alias("target"),
     )
     top = 10
-    follows = (
-        steps.group_by("given", "target")
-        .len()
-        .sort("len", "target", descending=True)
-        .group_by("given")
-        .head(top)
-    )
+    follows = steps.group_by("given", "target").len().sort("len", "target", descending=True).group_by("given").head(top)
     transitions = len(cases.join(follows, on=["given", "target"], how="semi")) / len(cases)
     popular = steps.group_by("target").len().top_k(top, by="len")
     popularity = len(cases.join(popular, on="target", how="semi")) / len(cases)

@@ -33,9 +33,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("rule", "row"), [(rule, row) for rule, rows in BROKEN.items() for row in rows])
-def test_each_rule_finds_its_row_and_no_other(
-    rule: str, row: tuple[str | None, str | None, int | None]
-) -> None:
+def test_each_rule_finds_its_row_and_no_other(rule: str, row: tuple[str | None, str | None, int | None]) -> None:
     tables = validate(GOOD, row, ("v", "b", 10), ("v", "b", 1000))
     assert tables.quarantine["rules"].to_list() == [[rule]]
     assert tables.quarantine[schema.SOURCE_ROW].to_list() == [1]
@@ -62,9 +60,7 @@ def test_items_rules() -> None:
     tables = validate_tables(raw_interactions(GOOD, ("u", "b", 500)), items, parameters)
     # The first *titled* row of an id stays; an item that lost its row is unknown to the interactions.
     assert tables.items[schema.TITLE].to_list() == ["Alpha"]
-    assert dict(
-        zip(tables.quarantine[schema.SOURCE_ROW], tables.quarantine["rules"].to_list(), strict=True)
-    ) == {
+    assert dict(zip(tables.quarantine[schema.SOURCE_ROW], tables.quarantine["rules"].to_list(), strict=True)) == {
         0: ["item_without_title"],
         2: ["duplicate_item"],
         3: ["missing_item_id"],

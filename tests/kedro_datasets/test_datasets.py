@@ -167,9 +167,7 @@ def test_the_newest_version_is_loaded_and_any_older_by_name(tmp_path: Path) -> N
     assert versions == ["2026-01-03", "2026-01-02", "2026-01-01"]
 
 
-def test_a_save_outside_of_a_session_draws_one_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_outside_of_a_session_draws_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["first", "second"])
     monkeypatch.setattr("kedro.io.core.generate_timestamp", lambda: next(drawn))
     dataset = JsonDataset(filepath=str(tmp_path / "x.json"))

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.small import histories
-from prismrec.models.events import NUM_GAP_BUCKETS, EventTable, gap_buckets
+from prismrec.models.events import GAP_BUCKETS, NUM_GAP_BUCKETS, UNKNOWN_GAP, EventTable, gap_buckets
 
 
 def bucket(seconds: int) -> int:
     """⌊log2(seconds + 1)⌋, with integers alone."""
-    return min((max(seconds, 0) + 1).bit_length() - 1, NUM_GAP_BUCKETS - 1)
+    return min((max(seconds, 0) + 1).bit_length() - 1, GAP_BUCKETS - 1)
 
 
 @st.composite
@@ -43,7 +43,10 @@ def test_cut_holds_the_slice_on_the_right(
         events = list(range(start, end))[max(0, end - start - expected_width) :]
         padding = expected_width - len(events)
         assert batch.mask_BL[row].tolist() == [False] * padding + [True] * len(events)
-        own_items, own_times = items[offsets[user] : offsets[user + 1]], times[offsets[user] : offsets[user + 1]]
+        own_items, own_times = (
+            items[offsets[user] : offsets[user + 1]],
+            times[offsets[user] : offsets[user + 1]],
+        )
         assert batch.items_BL[row, padding:].tolist() == own_items[events].tolist()
         gaps = [bucket(int(own_times[event] - own_times[event - 1])) if event else 0 for event in events]
         assert batch.gaps_BL[row, padding:].tolist() == gaps
@@ -53,6 +56,46 @@ def test_cut_holds_the_slice_on_the_right(
 def test_item_at() -> None:
     table = EventTable(np.array([0, 3, 5]), np.array([7, 8, 9, 4, 5]), np.arange(5))
     assert table.item_at(torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])).tolist() == [9, 4, 5]
+
+
+def whole(table: EventTable, user: int) -> list[int]:
+    """The gaps of all of a user's events."""
+    start, end = table.offsets_U1[user : user + 2].tolist()
+    return table.cut(torch.tensor([user]), torch.tensor([0]), torch.tensor([end - start])).gaps_BL[0].tolist()
+
+
+def test_unknown_times_are_a_bucket_of_their_own() -> None:
+    offsets, items, times = histories([4, 3, 5])
+    timed, untimed = EventTable(offsets, items, times), EventTable(offsets, items, None)
+    some = timed.without_times(np.array([False, True, False]))
+    assert UNKNOWN_GAP == NUM_GAP_BUCKETS - 1
+    for user, length in enumerate((4, 3, 5)):
+        assert whole(untimed, user) == [UNKNOWN_GAP] * length
+        assert whole(some, user) == whole(untimed if user == 1 else timed, user)
+        assert UNKNOWN_GAP not in whole(timed, user)
+    assert torch.equal(some.items_E, timed.items_E)
+
+
+def test_a_user_without_events_has_an_empty_slice() -> None:
+    """As a request with an empty history has it, alone or beside others."""
+    for lengths in ([0], [2, 0], [0, 2]):
+        offsets, items, times = histories(lengths)
+        table = EventTable(offsets, items, times)
+        ends = torch.tensor(lengths)
+        batch = table.cut(torch.arange(len(lengths)), torch.zeros_like(ends), ends)
+        assert batch.mask_BL.sum(1).tolist() == lengths
+
+
+def test_the_table_keeps_no_hold_of_its_arrays() -> None:
+    """Arrays read from files may be read-only, and may change afterwards."""
+    offsets, items, times = histories([4])
+    for array in (offsets, items, times):
+        array.flags.writeable = False
+    table = EventTable(offsets, items, times)
+    items.flags.writeable = True
+    before = table.items_E.clone()
+    items[:] = 0
+    assert torch.equal(table.items_E, before)
 
 
 @settings(max_examples=100, deadline=None)

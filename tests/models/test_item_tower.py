@@ -50,7 +50,9 @@ def test_the_projection_is_the_ridge_regression(started: Started) -> None:
     x, y = text.double().numpy()[chosen], spectral.astype(np.float64)[chosen]
     mean_x, mean_y = x.mean(0), y.mean(0)
     weight, *_ = np.linalg.lstsq(
-        np.vstack([x - mean_x, np.sqrt(RIDGE) * np.eye(E)]), np.vstack([y - mean_y, np.zeros((E, D))]), rcond=None
+        np.vstack([x - mean_x, np.sqrt(RIDGE) * np.eye(E)]),
+        np.vstack([y - mean_y, np.zeros((E, D))]),
+        rcond=None,
     )
     predicted = (text.double().numpy() - mean_x) @ weight + mean_y
     np.testing.assert_allclose(tower.projection(text).detach().numpy(), predicted, atol=1e-5)

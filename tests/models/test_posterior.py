@@ -78,9 +78,7 @@ def dictionaries(draw: st.DrawFn) -> tuple[tuple[int, ...], torch.Tensor]:
 @settings(max_examples=60, deadline=None)
 @given(dictionaries(), st.integers(0, 10_000))
 @torch.no_grad()
-def test_non_empty_cells_share_all_the_probability(
-    case: tuple[tuple[int, ...], torch.Tensor], seed: int
-) -> None:
+def test_non_empty_cells_share_all_the_probability(case: tuple[tuple[int, ...], torch.Tensor], seed: int) -> None:
     sizes, occupied = case
     made = posterior(sizes, occupied, seed)
     states = 3 * torch.randn(4, HIDDEN)

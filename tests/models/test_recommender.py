@@ -46,9 +46,7 @@ def scratch() -> Recommender:
 
 
 def ranker(recommender: Recommender) -> HyMiRecRanker:
-    return HyMiRecRanker(
-        recommender, RECENT_ND, RECENT_ND, LONG_ND, torch.ones(NUM_ITEMS, dtype=torch.bool)
-    )
+    return HyMiRecRanker(recommender, RECENT_ND, RECENT_ND, LONG_ND, torch.ones(NUM_ITEMS, dtype=torch.bool))
 
 
 @torch.no_grad()

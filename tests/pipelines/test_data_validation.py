@@ -27,9 +27,7 @@ class Kept(MemoryDataset):
 def run() -> dict[str, Any]:
     pipeline = create_pipeline()
     outputs = pipeline.all_outputs()
-    catalog = DataCatalog(
-        {"params:data_validation": MemoryDataset(PARAMETERS), **{name: Kept() for name in outputs}}
-    )
+    catalog = DataCatalog({"params:data_validation": MemoryDataset(PARAMETERS), **{name: Kept() for name in outputs}})
     SequentialRunner().run(pipeline, catalog)
     return {name: catalog.load(name) for name in outputs}
 

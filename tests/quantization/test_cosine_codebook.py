@@ -104,9 +104,7 @@ def test_the_chosen_centroid_has_the_largest_cosine(case: tuple[CosineCodebook, 
 
 @identities
 @given(cases(), SEEDS)
-def test_the_order_of_centroids_changes_no_reconstruction(
-    case: tuple[CosineCodebook, np.ndarray], seed: int
-) -> None:
+def test_the_order_of_centroids_changes_no_reconstruction(case: tuple[CosineCodebook, np.ndarray], seed: int) -> None:
     codebook, rows = case
     rng = np.random.default_rng(seed)
     k = codebook.centroids_LkD.shape[1]

@@ -81,7 +81,10 @@ def test_kmeans_is_balanced_and_unit_length(k: int, extra: int, seed: int) -> No
         unit = points / np.linalg.norm(points, axis=1, keepdims=True)
         total = unit[result.labels_n == cluster].astype(np.float64).sum(0)
         np.testing.assert_allclose(
-            result.centroids_kD[cluster], total / np.linalg.norm(total), atol=1e-4, err_msg="not the mean direction"
+            result.centroids_kD[cluster],
+            total / np.linalg.norm(total),
+            atol=1e-4,
+            err_msg="not the mean direction",
         )
 
 

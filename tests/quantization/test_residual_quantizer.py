@@ -5,7 +5,6 @@ import torch
 
 from prismrec.quantization.residual_quantizer import DECAY, ResidualQuantizer
 
-
 CORNERS = torch.tensor([[3.0, 3.0], [3.0, -3.0], [-3.0, 3.0], [-3.0, -3.0]])
 
 
@@ -81,7 +80,11 @@ def test_start_is_k_means_on_what_the_earlier_levels_leave() -> None:
 
 def test_start_is_deterministic_and_seeded() -> None:
     rows = inputs(200, 6)
-    first, again, other = ResidualQuantizer((8, 8), 6), ResidualQuantizer((8, 8), 6), ResidualQuantizer((8, 8), 6)
+    first, again, other = (
+        ResidualQuantizer((8, 8), 6),
+        ResidualQuantizer((8, 8), 6),
+        ResidualQuantizer((8, 8), 6),
+    )
     for made, seed in ((first, 0), (again, 0), (other, 1)):
         made.start_from(rows, seed)
     assert torch.equal(first.codes(0), again.codes(0))
@@ -117,7 +120,9 @@ def test_dead_codes_come_back_to_work() -> None:
     """A code nobody chooses is put onto a residual it then owns; codes in use stay where they are."""
     made = ResidualQuantizer((4,), 2)
     rows = inputs(200, 2)
-    made.codes(0).copy_(torch.cat([torch.randn(3, 2, generator=torch.Generator().manual_seed(3)), torch.full((1, 2), 1e4)]))
+    made.codes(0).copy_(
+        torch.cat([torch.randn(3, 2, generator=torch.Generator().manual_seed(3)), torch.full((1, 2), 1e4)])
+    )
     made.load_0.fill_(len(rows) / 4)
     assert 3 not in made(rows).codes_nC
     generator, revived = torch.Generator().manual_seed(0), 0

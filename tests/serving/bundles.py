@@ -76,9 +76,7 @@ def parts(seed: int = 0) -> BundleParts:
 
 
 def _encoder() -> LightweightEncoder:
-    config = LightweightEncoderConfig(
-        dim=DIM, num_interests=NUM_INTERESTS, hidden=16, kernel=3, dropout=0.0, length=50
-    )
+    config = LightweightEncoderConfig(dim=DIM, num_interests=NUM_INTERESTS, hidden=16, kernel=3, dropout=0.0, length=50)
     return LightweightEncoder(config).eval()
 
 

@@ -135,8 +135,7 @@ def assert_answers_like_the_engine(address: str, built: Built) -> None:
         assert content["unknown_items"] == expected.unknown_items
         lists = [(content["items"], expected.items)]
         lists += [
-            (got["items"], wanted.items)
-            for got, wanted in zip(content["interests"], expected.interests, strict=True)
+            (got["items"], wanted.items) for got, wanted in zip(content["interests"], expected.interests, strict=True)
         ]
         for got, wanted in lists:
             assert [item["title"] for item in got] == [item.title for item in wanted]

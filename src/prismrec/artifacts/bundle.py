@@ -179,9 +179,7 @@ def read_bundle(folder: Path) -> Bundle:
     for name, record in sorted(manifest.files.items()):
         _check_file(folder / name, record)
     if manifest.versions != _versions(manifest.files, manifest.versions.dictionary):
-        raise _refusal(
-            folder / MANIFEST_NAME, "its versions are not those of its files: two bundles are mixed"
-        )
+        raise _refusal(folder / MANIFEST_NAME, "its versions are not those of its files: two bundles are mixed")
     return Bundle(folder, manifest, _read_items(folder), _read_labels(folder, manifest))
 
 

@@ -80,9 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MissingArtefact(
-            "This model's config is not JSON.", str(path), "Train the model again."
-        ) from error
+        raise MissingArtefact("This model's config is not JSON.", str(path), "Train the model again.") from error
     if not isinstance(config, dict) or not isinstance(config.get("kind"), str):
         raise MissingArtefact('This model\'s config names no "kind".', str(path), "Train the model again.")
     return config
@@ -101,16 +99,12 @@ def read_tensors(folder: Path) -> "dict[str, torch.Tensor]":
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except SafetensorError as error:
-        raise MissingArtefact(
-            "This model's tensors are damaged.", str(path), "Train the model again."
-        ) from error
+        raise MissingArtefact("This model's tensors are damaged.", str(path), "Train the model again.") from error
     return tensors
 
 
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
-        raise MissingArtefact(
-            f"This is not a model folder: it holds no {name}.", str(folder), "Train the model first."
-        )
+        raise MissingArtefact(f"This is not a model folder: it holds no {name}.", str(folder), "Train the model first.")
     return path

@@ -160,11 +160,7 @@ def _time_rules(parameters: DataValidationParameters) -> tuple[Rule, ...]:
             f"The time is before second {earliest} since 1970, the earliest plausible one.",
             "check the unit of the times, or lower data_validation.earliest_timestamp",
             time < earliest,
-            (
-                Expectation(
-                    "ExpectColumnValuesToBeBetween", {"column": schema.TIMESTAMP, "min_value": earliest}
-                ),
-            ),
+            (Expectation("ExpectColumnValuesToBeBetween", {"column": schema.TIMESTAMP, "min_value": earliest}),),
         ),
         Rule(
             "too_late",
@@ -172,11 +168,7 @@ def _time_rules(parameters: DataValidationParameters) -> tuple[Rule, ...]:
             f"The time is after second {latest} since 1970, the latest plausible one.",
             "check the unit (milliseconds?), or raise data_validation.latest_timestamp",
             time > latest,
-            (
-                Expectation(
-                    "ExpectColumnValuesToBeBetween", {"column": schema.TIMESTAMP, "max_value": latest}
-                ),
-            ),
+            (Expectation("ExpectColumnValuesToBeBetween", {"column": schema.TIMESTAMP, "max_value": latest}),),
         ),
     )
 

@@ -69,15 +69,11 @@ def run_expectations(tables: Sequence[tuple[Contract, pl.DataFrame]], row_check_
 
     with tempfile.TemporaryDirectory() as folder:
         context = gx.get_context(mode="ephemeral", project_config=_project(folder))
-        suites = tuple(
-            _run_suite(context, contract, validated, row_check_limit) for contract, validated in tables
-        )
+        suites = tuple(_run_suite(context, contract, validated, row_check_limit) for contract, validated in tables)
         context.build_data_docs()
         pages = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         docs = {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in pages
-            if path.suffix != LEFT_OUT_SUFFIX
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in pages if path.suffix != LEFT_OUT_SUFFIX
         }
     return Checks(suites, docs)
 
@@ -103,9 +99,7 @@ def _project(docs_folder: str) -> Any:
     )
 
 
-def _run_suite(
-    context: Any, contract: Contract, validated: pl.DataFrame, row_check_limit: int
-) -> SuiteResult:
+def _run_suite(context: Any, contract: Contract, validated: pl.DataFrame, row_check_limit: int) -> SuiteResult:
     import great_expectations as gx
 
     every_row = len(validated) <= row_check_limit

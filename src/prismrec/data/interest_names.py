@@ -44,9 +44,7 @@ def interest_names(
     }
 
 
-def _specific(
-    items: list[int], categories_N: Sequence[Sequence[str] | None], overall: Counter[str], total: int
-) -> str:
+def _specific(items: list[int], categories_N: Sequence[Sequence[str] | None], overall: Counter[str], total: int) -> str:
     inside = Counter(category for item in items for category in categories_N[item] or ())
     share = {category: count / len(items) for category, count in inside.items()}
     lift = {

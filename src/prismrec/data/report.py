@@ -28,9 +28,7 @@ class Reports(NamedTuple):
     metrics: dict[str, Any]
 
 
-def build_reports(
-    raw_rows: dict[str, int], tables: ValidatedTables, parameters: DataValidationParameters
-) -> Reports:
+def build_reports(raw_rows: dict[str, int], tables: ValidatedTables, parameters: DataValidationParameters) -> Reports:
     """Describe one validation.
 
     Args:
@@ -43,9 +41,7 @@ def build_reports(
         INTERACTIONS: interactions_contract(parameters, tables.items.get_column(schema.ITEM_ID)),
     }
     validated = {ITEMS: tables.items, INTERACTIONS: tables.interactions}
-    checks = run_expectations(
-        [(contracts[name], validated[name]) for name in contracts], parameters.row_check_limit
-    )
+    checks = run_expectations([(contracts[name], validated[name]) for name in contracts], parameters.row_check_limit)
     for suite in checks.suites:
         assert suite.passed, f"the contract's two readings of {suite.table} disagree: {suite.results}"
     report = {

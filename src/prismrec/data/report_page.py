@@ -55,9 +55,7 @@ def _profile(profile: dict[str, Any]) -> str:
         [label, *(f"{profile[key][column]:,.10g}" for column in columns)]
         for label, key in (("a user's history", "history_length"), ("an item's popularity", "popularity"))
     ]
-    return tiles + _grid(
-        "Events: mean and quantiles", ["", *columns], rows, numbers=range(1, 1 + len(columns))
-    )
+    return tiles + _grid("Events: mean and quantiles", ["", *columns], rows, numbers=range(1, 1 + len(columns)))
 
 
 def _table(name: str, table: dict[str, Any]) -> str:

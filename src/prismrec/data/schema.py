@@ -53,9 +53,7 @@ RAW_ITEMS = pl.Schema(
 # What the synthetic world knows about itself: kind is "user" or "item", weights of one id sum to 1.
 PLANTED_TRUTH = pl.Schema({"kind": pl.String, "id": pl.String, "interest": pl.String, "weight": pl.Float64})
 
-VALIDATED_INTERACTIONS = pl.Schema(
-    {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, SOURCE_ROW: pl.Int64}
-)
+VALIDATED_INTERACTIONS = pl.Schema({USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, SOURCE_ROW: pl.Int64})
 VALIDATED_ITEMS = pl.Schema({ITEM_ID: pl.String, TITLE: pl.String, TEXT: pl.String, CATEGORIES: STRING_LIST})
 # `row` is the refused row as JSON; `rules` names every rule it breaks.
 QUARANTINE = pl.Schema(

@@ -131,18 +131,14 @@ def extend_item_map(
     ).pipe(schema.conform, schema.ITEM_MAP)
 
 
-def extend_user_map(
-    previous: pl.DataFrame | None, interactions: pl.DataFrame, core: pl.DataFrame
-) -> pl.DataFrame:
+def extend_user_map(previous: pl.DataFrame | None, interactions: pl.DataFrame, core: pl.DataFrame) -> pl.DataFrame:
     """Append new users, sorted by id (as text)."""
     known = interactions.select(schema.USER_ID).unique().sort(schema.USER_ID)
     indices = _append_ids(previous, known, schema.USER_INDEX, schema.USER_ID)
     return indices.with_columns(_is_in(core, schema.USER_ID)).pipe(schema.conform, schema.USER_MAP)
 
 
-def _append_ids(
-    previous: pl.DataFrame | None, known: pl.DataFrame, index_column: str, id_column: str
-) -> pl.DataFrame:
+def _append_ids(previous: pl.DataFrame | None, known: pl.DataFrame, index_column: str, id_column: str) -> pl.DataFrame:
     """Ids with their indices: the previous ones unchanged, then the new ones as they come."""
     old = known.clear() if previous is None else previous.select(id_column)
     if previous is not None:

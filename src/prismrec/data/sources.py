@@ -167,9 +167,7 @@ _DATA_ROOT_MEND = (
 def _existing(path: Path) -> Path:
     if not path.is_file():
         root = path.parent.parent
-        raise UserError(
-            f"The file {path.name} is missing.", f"{path} (below data_root '{root}')", _DATA_ROOT_MEND
-        )
+        raise UserError(f"The file {path.name} is missing.", f"{path} (below data_root '{root}')", _DATA_ROOT_MEND)
     return path
 
 
@@ -263,11 +261,7 @@ def _as_list(text: pl.Expr) -> pl.Expr:
 
 def _plain_text(text: pl.Expr) -> pl.Expr:
     """Unescape HTML entities, and put runs of white space (line breaks too) as one blank."""
-    return (
-        text.map_elements(html.unescape, return_dtype=pl.String)
-        .str.replace_all(r"\s+", " ")
-        .str.strip_chars()
-    )
+    return text.map_elements(html.unescape, return_dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def _located(table: pl.DataFrame, name: str, columns: pl.Schema) -> pl.DataFrame:

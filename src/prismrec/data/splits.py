@@ -27,9 +27,7 @@ def leave_one_out(histories: pl.DataFrame) -> pl.DataFrame:
     ).pipe(schema.conform, schema.SPLITS)
 
 
-def split_hash(
-    histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame
-) -> str:
+def split_hash(histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame) -> str:
     """SHA-256 over one line a user, sorted by user id: the id, the item ids in order, the cut points."""
     events = (
         histories.lazy()

@@ -125,15 +125,11 @@ def _make_catalogue(rng: np.random.Generator, world: SyntheticWorld) -> Catalogu
     weight_KN[second_N[both], both] = SECOND_INTEREST_WEIGHT * weight_KN[interest_N[both], both]
     for row in range(total):
         own = [interest_N[row], second_N[row]] if second_N[row] >= 0 else [interest_N[row]]
-        categories[row] = list(
-            dict.fromkeys([*(INTERESTS[k].shelf for k in own), *(INTERESTS[k].name for k in own)])
-        )
+        categories[row] = list(dict.fromkeys([*(INTERESTS[k].shelf for k in own), *(INTERESTS[k].name for k in own)]))
     apart = _last_volumes(rng, successor_N, world.cold_items + world.silent_items)
     weight_KN[:, apart] = 0
     successor_N[np.isin(successor_N, apart)] = -1
-    return Catalogue(
-        interest_N, second_N, successor_N, titles, texts, categories, weight_KN, apart[: world.cold_items]
-    )
+    return Catalogue(interest_N, second_N, successor_N, titles, texts, categories, weight_KN, apart[: world.cold_items])
 
 
 def _cut_into_series(rng: np.random.Generator, rows: Ints) -> list[Ints]:
@@ -358,9 +354,7 @@ def _with_broken_events(rng: np.random.Generator, events: pl.DataFrame) -> pl.Da
         (pl.lit("removed-") + pl.col(schema.ITEM_ID)).alias(schema.ITEM_ID),
         pl.col(schema.USER_ID),  # an exact duplicate
     )
-    parts = [
-        events[np.sort(rng.choice(len(events), one, replace=False))].with_columns(broken) for broken in breaks
-    ]
+    parts = [events[np.sort(rng.choice(len(events), one, replace=False))].with_columns(broken) for broken in breaks]
     return _located(pl.concat([events, *parts]), INTERACTIONS_NAME, schema.RAW_INTERACTIONS)
 
 
@@ -368,10 +362,7 @@ def _with_broken_items(rng: np.random.Generator, items: pl.DataFrame) -> pl.Data
     """Append two items without a title and a second row of one item; blank one item's text."""
     blank, twice = rng.choice(len(items), 2, replace=False)
     described = items.with_columns(
-        pl.when(pl.int_range(pl.len()) == int(blank))
-        .then(pl.lit(""))
-        .otherwise(pl.col(schema.TEXT))
-        .alias(schema.TEXT)
+        pl.when(pl.int_range(pl.len()) == int(blank)).then(pl.lit("")).otherwise(pl.col(schema.TEXT)).alias(schema.TEXT)
     )
     untitled = items[:2].with_columns(
         (pl.lit("untitled-") + pl.col(schema.ITEM_ID)).alias(schema.ITEM_ID),

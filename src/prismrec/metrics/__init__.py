@@ -1,0 +1,1 @@
+"""Numbers from ranks and lists: tensors and arrays in, plain numbers out."""

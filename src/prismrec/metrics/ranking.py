@@ -44,7 +44,7 @@ def ndcg(rank: TargetRank, k: int) -> np.ndarray:
 
 
 def ranking_metrics(rank: TargetRank, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, float]:
-    """Means over users of HR@k and NDCG@k, keyed `hr@10`, `ndcg@10`, …"""
+    """Means over users of HR@k and NDCG@k, keyed `hr@10`, `ndcg@10` and so on."""
     metrics: dict[str, float] = {}
     for k in cutoffs:
         metrics[f"hr@{k}"] = float(hit_rate(rank, k).mean())

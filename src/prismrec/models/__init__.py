@@ -27,7 +27,9 @@ def load_model(folder: Path) -> Any:
     kind = read_config(folder)["kind"]
     if kind not in KINDS:
         raise MissingArtefact(
-            f"This version of prismrec knows no model of kind {kind!r}.", str(folder), "Train the model again."
+            f"This version of prismrec knows no model of kind {kind!r}.",
+            str(folder),
+            "Train the model again.",
         )
     module, name = KINDS[kind]
     return getattr(import_module(module), name).load(folder)

@@ -74,7 +74,12 @@ def from_pretrained(name: str, seed_config: dict[str, Any]) -> nn.Module:
     config.use_cache = False
     return _causal(
         load_pretrained(
-            AutoModel, name, config=config, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
+            AutoModel,
+            name,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
         )
     )
 
@@ -97,7 +102,14 @@ def _causal(model: nn.Module) -> nn.Module:
 def config_of(model: nn.Module) -> dict[str, Any]:
     """The Hugging Face config as plain JSON data, from which `from_config` builds the same architecture."""
     config = model.config.to_dict()
-    volatile = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "_attn_implementation")
+    volatile = (
+        "transformers_version",
+        "_name_or_path",
+        "torch_dtype",
+        "dtype",
+        "architectures",
+        "_attn_implementation",
+    )
     return {key: value for key, value in config.items() if key not in volatile}
 
 

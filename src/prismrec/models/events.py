@@ -8,6 +8,7 @@ Shapes: U users, E events in all, B users of the batch, L longest slice of the b
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NUM_GAP_BUCKETS = 26  # log2 of seconds: 0, 1 s, 2 s, … a year and more
+GAP_BUCKETS = 26  # log2 of seconds: 0, 1 s, 2 s, … a year and more
+UNKNOWN_GAP = GAP_BUCKETS  # the history came without times
+NUM_GAP_BUCKETS = GAP_BUCKETS + 1
 
 
 class EventBatch(NamedTuple):
@@ -32,16 +35,37 @@ class EventTable:
     Args:
         offsets: [U+1] where each user's events start.
         items: [E] item indices, in time order within a user.
-        timestamps: [E] seconds.
+        timestamps: [E] seconds; None where times are unknown.
         device: where batches are gathered.
     """
 
     def __init__(
-        self, offsets: np.ndarray, items: np.ndarray, timestamps: np.ndarray, device: torch.device | str = "cpu"
+        self,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        timestamps: np.ndarray | None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.offsets_U1 = torch.as_tensor(np.asarray(offsets, dtype=np.int64)).to(device)
-        self.items_E = torch.as_tensor(np.asarray(items, dtype=np.int64)).to(device)
-        self.gaps_E = gap_buckets(torch.as_tensor(np.asarray(timestamps, dtype=np.int64))).to(device)
+        # Copies: arrays that come out of a table cannot be written to, which torch does not like.
+        self.offsets_U1 = torch.from_numpy(np.array(offsets, dtype=np.int64)).to(device)
+        self.items_E = torch.from_numpy(np.array(items, dtype=np.int64)).to(device)
+        if timestamps is None:
+            self.gaps_E = torch.full_like(self.items_E, UNKNOWN_GAP)
+        else:
+            self.gaps_E = gap_buckets(torch.from_numpy(np.array(timestamps, dtype=np.int64))).to(device)
+            self.gaps_E[self.offsets_U1[:-1]] = 0  # a first event has no event before it
+
+    def without_times(self, users_U: np.ndarray) -> EventTable:
+        """The same events, with the times of some users unknown.
+
+        Args:
+            users_U: [U] bool.
+        """
+        table = copy.copy(self)
+        lengths_U = self.offsets_U1[1:] - self.offsets_U1[:-1]
+        unknown_E = torch.from_numpy(users_U).to(lengths_U.device).repeat_interleave(lengths_U)
+        table.gaps_E = self.gaps_E.masked_fill(unknown_E, UNKNOWN_GAP)
+        return table
 
     def __len__(self) -> int:
         return len(self.offsets_U1) - 1
@@ -58,9 +82,7 @@ class EventTable:
         mask_BL = back_L <= length_B[:, None]
         position_BL = torch.where(mask_BL, ends_B[:, None] - back_L, 0)
         flat_BL = (self.offsets_U1[users_B][:, None] + position_BL).clamp_max(len(self.items_E) - 1)
-        first_BL = position_BL == 0
-        gaps_BL = self.gaps_E[flat_BL].masked_fill(first_BL, 0)
-        return EventBatch(self.items_E[flat_BL], gaps_BL, mask_BL)
+        return EventBatch(self.items_E[flat_BL], self.gaps_E[flat_BL], mask_BL)
 
     def item_at(self, users_B: Tensor, positions_B: Tensor) -> Tensor:
         """[B] the item of each user's event at the position."""
@@ -68,10 +90,9 @@ class EventTable:
 
 
 def gap_buckets(timestamps: Tensor) -> Tensor:
-    """Bucket of the time since the previous entry, log2 of seconds: [..., L] int64 below NUM_GAP_BUCKETS.
+    """Bucket of the time since the previous entry, log2 of seconds: [..., L] int64 below GAP_BUCKETS.
 
-    The first entry has no previous one and falls into bucket 0, as does a gap of no or negative time (where one
-    user's events end and the next one's begin).
+    The first entry has no previous one and falls into bucket 0, as does a gap of no or negative time.
     """
     gap = F.pad(timestamps[..., 1:] - timestamps[..., :-1], (1, 0)).clamp_min(0)
-    return torch.log2(gap.double() + 1.0).long().clamp_max(NUM_GAP_BUCKETS - 1)
+    return torch.log2(gap.double() + 1.0).long().clamp_max(GAP_BUCKETS - 1)

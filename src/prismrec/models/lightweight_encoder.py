@@ -86,9 +86,7 @@ class LightweightEncoder(SavedModule):
 
     def _refine(self, pooled_BQKD: Tensor) -> Tensor:
         hidden = self.dropout(F.gelu(self.interest_in(self.interest_norm(pooled_BQKD))))
-        return F.normalize(
-            pooled_BQKD + torch.einsum("bqkh,khd->bqkd", hidden, self.interest_out), dim=-1
-        )
+        return F.normalize(pooled_BQKD + torch.einsum("bqkh,khd->bqkd", hidden, self.interest_out), dim=-1)
 
     def after(self, items_BLD: Tensor, gaps_BL: Tensor, mask_BL: Tensor, columns_BQ: Tensor) -> Tensor:
         """Coarse interests after Q of the events: [B, Q, K, D], unit length. Cost grows with Q · L.

@@ -88,7 +88,7 @@ class Posterior(nn.Module):
         return backbone.run(self.backbone, self.dropout(self.input_norm(events)), recent.mask_BL)
 
     def log_probabilities(self, states_PH: Tensor) -> Tensor:
-        """log P(m | u) of all cells, exactly: [P, G]; -inf for cells without items."""
+        """Log P(m | u) of all cells, exactly: [P, G]; -inf for cells without items."""
         rows = len(states_PH)
         joint_PG = states_PH.new_zeros(rows, 1, dtype=torch.float32)
         prefix_GH = states_PH.new_zeros(1, self.config.hidden)  # one row a prefix of codes

@@ -62,18 +62,15 @@ class Ranker(ABC):
         """Joint log P(k, i | u) of the first user's interests: [K, N], and the interests' ids."""
 
     @torch.inference_mode()
-    def rank(
-        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None
-    ) -> InterestRanking:
+    def rank(self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None) -> InterestRanking:
         """Interests of one history.
 
         Args:
             items: [L] item indices, oldest first.
-            timestamps: [L] seconds; without them all events count as simultaneous.
+            timestamps: [L] seconds, or None where they are unknown.
             num_interests: keep the strongest so many; all that the model has by default.
         """
-        when = np.zeros(len(items), dtype=np.int64) if timestamps is None else timestamps
-        joint_KN, labels = self.interests(EventTable(np.array([0, len(items)]), items, when))
+        joint_KN, labels = self.interests(EventTable(np.array([0, len(items)]), items, timestamps))
         mass_K = joint_KN.logsumexp(1)
         kept = torch.argsort(mass_K, descending=True, stable=True)[: num_interests or self.shown_interests()]
         weights_K = mass_K[kept].softmax(0)
@@ -212,13 +209,11 @@ class GemiRecRanker(Ranker):
         items_ND = self.hymirec.items_ND
         states = self.posterior(recent, refined.next_BLD, items_ND, self.table.cells_N)
         cells_BG = self.posterior.log_probabilities(states[:, -1])
-        items_BN = self.head.log_probabilities(
-            refined.next_BLD[:, -1], self.posterior.cells_GE, items_ND, self.table
-        )
+        items_BN = self.head.log_probabilities(refined.next_BLD[:, -1], self.posterior.cells_GE, items_ND, self.table)
         return cells_BG, items_BN
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """log P(m_i | u) + log P(i | u, m_i)."""
+        """Log P(m_i | u) + log P(i | u, m_i)."""
         cells_BG, items_BN = self._parts(events, users_B, ends_B)
         return cells_BG[:, self.table.cells_N] + items_BN
 
@@ -245,9 +240,7 @@ def _normalised(joint_KN: Tensor) -> Tensor:
     return joint_KN - joint_KN.flatten().logsumexp(0)
 
 
-def recent_and_long(
-    items_ND: Tensor, decoded_ND: Tensor, recent_from_codebook: bool
-) -> tuple[Tensor, Tensor]:
+def recent_and_long(items_ND: Tensor, decoded_ND: Tensor, recent_from_codebook: bool) -> tuple[Tensor, Tensor]:
     """The tables recent and long events are read from: the long history always comes from the codebook."""
     return (decoded_ND if recent_from_codebook else items_ND), decoded_ND
 
@@ -275,13 +268,9 @@ def load_rankers(folder: Path) -> dict[str, Ranker]:
 
 def _load_hymirec(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> HyMiRecRanker:
     codes = load_file(folder / "item_codes.safetensors")
-    decoded = load_model(folder / "codebook").decode(
-        Codes(codes["codes"].numpy(), codes["coefficients"].numpy())
-    )
+    decoded = load_model(folder / "codebook").decode(Codes(codes["codes"].numpy(), codes["coefficients"].numpy()))
     recommender = load_model(folder / "recommender")
-    recent_ND, long_ND = recent_and_long(
-        items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook
-    )
+    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook)
     return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
 
 
@@ -289,7 +278,8 @@ def _load_gemirec(folder: Path, hymirec: HyMiRecRanker) -> GemiRecRanker:
     dictionary, posterior = load_model(folder / "dictionary"), load_model(folder / "posterior")
     if posterior.config.dictionary != dictionary.version:
         raise UserError(
-            f"The posterior belongs to dictionary {posterior.config.dictionary}, the bundle holds {dictionary.version}.",
+            f"The posterior belongs to dictionary {posterior.config.dictionary}, "
+            f"the bundle holds {dictionary.version}.",
             str(folder),
             "kedro run --pipelines interest_dictionary,evaluation,packaging",
         )

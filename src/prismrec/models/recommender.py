@@ -80,9 +80,7 @@ class Recommender(nn.Module):
         self.query_KH = nn.Parameter(torch.randn(config.num_interests, hidden) * 0.02)
         self.input_norm = nn.LayerNorm(hidden)
         self.skip = nn.Linear(hidden, dim)
-        self.head = nn.Sequential(
-            nn.Linear(hidden, dim), nn.GELU(), nn.Linear(dim, dim), nn.Dropout(config.dropout)
-        )
+        self.head = nn.Sequential(nn.Linear(hidden, dim), nn.GELU(), nn.Linear(dim, dim), nn.Dropout(config.dropout))
         self.gate = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(config.dropout)
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log())
@@ -118,9 +116,7 @@ class Recommender(nn.Module):
         query_BKH = self.query_KH.expand(batch, -1, -1)
         inputs = self.input_norm(torch.cat([coarse_BCH, event_BLH, query_BKH], dim=1))
         always = recent.mask_BL.new_ones
-        mask = torch.cat(
-            [always(batch, coarse_BCH.shape[1]), recent.mask_BL, always(batch, query_BKH.shape[1])], dim=1
-        )
+        mask = torch.cat([always(batch, coarse_BCH.shape[1]), recent.mask_BL, always(batch, query_BKH.shape[1])], dim=1)
         states = backbone.run(self.backbone, self.dropout(inputs), mask)[:, coarse_BCH.shape[1] :]
         outputs = F.normalize((self.skip(states) + self.head(states)).float(), dim=-1)
         gate_BK1 = self.gate(states[:, length - 1 :]).squeeze(-1).float().roll(-1, dims=1).log_softmax(1)

@@ -101,10 +101,8 @@ class RetrievalHead(SavedModule):
         logits_PS = logits_PS.masked_fill(~table.mask_GS[cell_P], -torch.inf)
         return F.cross_entropy(logits_PS, table.place_N[targets_P])
 
-    def log_probabilities(
-        self, user_BD: Tensor, cells_GE: Tensor, items_ND: Tensor, table: CellTable
-    ) -> Tensor:
-        """log P(i | u, m_i) of every item: [B, N]; -inf for items that take no part."""
+    def log_probabilities(self, user_BD: Tensor, cells_GE: Tensor, items_ND: Tensor, table: CellTable) -> Tensor:
+        """Log P(i | u, m_i) of every item: [B, N]; -inf for items that take no part."""
         vector_BGD = self.forward(user_BD, cells_GE)
         logits_GBS = torch.bmm(vector_BGD.transpose(0, 1), items_ND[table.items_GS].transpose(1, 2)) * self.scale
         masked = logits_GBS.float().masked_fill(~table.mask_GS[:, None], -torch.inf)

@@ -90,9 +90,7 @@ class TextEncoder:
         self.batch_size = batch_size
 
     @torch.inference_mode()
-    def encode(
-        self, texts: Sequence[str], progress: Callable[[Iterable[int]], Iterable[int]] = iter
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> np.ndarray:
         """Embeddings of the texts: [len(texts), E] float32, unit length.
 
         Args:

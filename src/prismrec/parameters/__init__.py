@@ -15,9 +15,7 @@ class StageParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    seed: int = Field(
-        ge=0, lt=2**31, description="Seed of everything random in the stage; ${globals:seed} by default."
-    )
+    seed: int = Field(ge=0, lt=2**31, description="Seed of everything random in the stage; ${globals:seed} by default.")
 
 
 def stage_model(stage: str) -> type[StageParameters]:
@@ -33,9 +31,7 @@ def stage_model(stage: str) -> type[StageParameters]:
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, StageParameters)
-        and value.__module__ == module.__name__
+        if isinstance(value, type) and issubclass(value, StageParameters) and value.__module__ == module.__name__
     ]
     assert len(found) == 1, f"{module.__name__} defines {len(found)} StageParameters, not one"
     return found[0]

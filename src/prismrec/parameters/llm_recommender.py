@@ -25,12 +25,18 @@ class LLMRecommenderParameters(StageParameters):
     num_interests: int = Field(ge=1, le=8, description="Interest queries K, hence refined interests.")
     recent_length: int = Field(ge=1, le=2048, description="Recent items the decoder reads, at most.")
     long_length: int = Field(
-        ge=0, le=100_000, description="Events before them that the lightweight encoder reads, at most (0: no long branch)."
+        ge=0,
+        le=100_000,
+        description="Events before them that the lightweight encoder reads, at most (0: no long branch).",
     )
-    recent_from_codebook: bool = Field(description="Read recent items decoded from the codebook too, not only long ones.")
+    recent_from_codebook: bool = Field(
+        description="Read recent items decoded from the codebook too, not only long ones."
+    )
     train_encoder: bool = Field(description="Go on training the recommender's copy of the lightweight encoder.")
     target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
-    next_item_weight: float = Field(ge=0, description="Weight of the next-item loss on recent positions (0: as the paper).")
+    next_item_weight: float = Field(
+        ge=0, description="Weight of the next-item loss on recent positions (0: as the paper)."
+    )
     merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
     duplicate_cosine: float = Field(gt=0, le=1, description="Items at least this similar to a target are no negatives.")
     training: TrainingParameters

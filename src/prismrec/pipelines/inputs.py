@@ -41,9 +41,13 @@ def training_data(
 
     points = SplitPoints.from_frame(splits)
     return TrainingData(
-        event_table(histories), points.train_end_U, points.validation_U, recommendable_N,
-        training.validation_users, seed,
-    )  # fmt: skip
+        event_table(histories),
+        points.train_end_U,
+        points.validation_U,
+        recommendable_N,
+        training.validation_users,
+        seed,
+    )
 
 
 def bar(description: str) -> Any:

@@ -107,9 +107,7 @@ class Engine:
     ) -> None:
         for needed in (POPULARITY, default_model):
             if needed not in rankers:
-                raise UserError(
-                    f"This bundle has no model {needed!r}.", ", ".join(rankers) or "no models", MEND
-                )
+                raise UserError(f"This bundle has no model {needed!r}.", ", ".join(rankers) or "no models", MEND)
         self.rankers = rankers
         self.description = EngineDescription(
             bundle=bundle,
@@ -151,6 +149,7 @@ class Engine:
         num_interests: int | None = None,
         exclude_seen: bool = True,
         model: str | None = None,
+        timestamps: Sequence[int] | None = None,
     ) -> Recommendation:
         """Recommend for a raw history.
 
@@ -160,6 +159,7 @@ class Engine:
             num_interests: interests at most; the model's own number by default.
             exclude_seen: leave the history's items out of every list.
             model: name of a ranker; the bundle's default if None.
+            timestamps: seconds, one an event; None where they are unknown.
 
         Raises:
             UnknownModel: the bundle holds no such ranker.
@@ -171,11 +171,13 @@ class Engine:
                 "model",
                 f"Choose one of: {', '.join(self.description.models)}",
             )
-        known = np.array([self._index[item] for item in history if item in self._index], dtype=np.int64)
+        places = [place for place, item in enumerate(history) if item in self._index]
+        known = np.array([self._index[history[place]] for place in places], dtype=np.int64)
+        times = None if timestamps is None else np.array([timestamps[p] for p in places], dtype=np.int64)
         note = None
         if not len(known):
             name, note = POPULARITY, UNKNOWN_NOTE if history else EMPTY_NOTE
-        ranking = self.rankers[name].rank(known, None, num_interests)
+        ranking = self.rankers[name].rank(known, times, num_interests)
         hidden_N = self._inactive_N.copy()
         if exclude_seen:
             hidden_N[known] = True
@@ -195,9 +197,7 @@ class Engine:
 
     def _interests(self, ranking: InterestRanking, hidden_N: np.ndarray, k: int) -> list[RecommendedInterest]:
         interests = []
-        for scores_N, weight, name in zip(
-            ranking.interest_scores_KN, ranking.weights_K, ranking.labels_K, strict=True
-        ):
+        for scores_N, weight, name in zip(ranking.interest_scores_KN, ranking.weights_K, ranking.labels_K, strict=True):
             best = top_k(np.where(hidden_N, -np.inf, scores_N), k)
             items = [self._item(index, scores_N[index]) for index in best]
             label = self._labels.get(name) or self._common_categories(best[:LABEL_ITEMS]) or name

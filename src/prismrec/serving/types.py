@@ -28,6 +28,7 @@ MAX_INTERESTS = 16
 SHOWN_LENGTH = 60
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Timestamp = Annotated[int, Field(ge=0, lt=2**40)]
 
 
 class RecommendRequest(BaseModel):
@@ -45,6 +46,11 @@ class RecommendRequest(BaseModel):
         max_length=MAX_HISTORY,
         description="Item ids, oldest first. Unknown ids are ignored and reported; it may be empty.",
     )
+    timestamps: Annotated[list[Timestamp], FailFast()] | None = Field(
+        default=None,
+        max_length=MAX_HISTORY,
+        description="When each event happened, seconds since 1970 UTC; as many as the history has. May be left out.",
+    )
     k: int = Field(default=10, ge=1, le=MAX_K, description="Items of each list.")
     num_interests: int | None = Field(
         default=None,
@@ -59,11 +65,19 @@ class RecommendRequest(BaseModel):
         description="A model of the bundle, see GET /model; its default otherwise.",
     )
 
+    @model_validator(mode="after")
+    def _one_time_an_event(self) -> "RecommendRequest":
+        if self.timestamps is not None and len(self.timestamps) != len(self.history):
+            raise PydanticCustomError(
+                "timestamps_length",
+                "timestamps has {times} entries, history has {events}; give one for each event, or none",
+                {"times": len(self.timestamps), "events": len(self.history)},
+            )
+        return self
+
     @model_validator(mode="wrap")
     @classmethod
-    def _explain(
-        cls, value: Any, handler: ModelWrapValidatorHandler["RecommendRequest"]
-    ) -> "RecommendRequest":
+    def _explain(cls, value: Any, handler: ModelWrapValidatorHandler["RecommendRequest"]) -> "RecommendRequest":
         try:
             return handler(value)
         except ValidationError as error:

@@ -1,0 +1,1 @@
+"""The training loop, losses, matching, and one task a model."""

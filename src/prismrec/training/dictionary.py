@@ -38,9 +38,7 @@ def fit_dictionary(
         if per_level is not None
         else sizes_for(num_items, parameters.levels, parameters.items_per_cell)
     )
-    config = InterestDictionaryConfig(
-        vectors_nD.shape[1], parameters.code_dim, parameters.hidden, sizes, parent
-    )
+    config = InterestDictionaryConfig(vectors_nD.shape[1], parameters.code_dim, parameters.hidden, sizes, parent)
     dictionary = InterestDictionary(config).train()
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=parameters.learning_rate)
     _warm_up(dictionary, vectors_nD, parameters, optimizer, generator)

@@ -36,9 +36,7 @@ class _Positions(NamedTuple):
 class _GemiRecTask:
     """What posterior and retrieval training share: crops, the frozen recommender, sampled positions."""
 
-    def __init__(
-        self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int
-    ) -> None:
+    def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
         self.ranker, self.data, self.training = ranker, data, training
         self.table, self.items_ND = ranker.table, ranker.hymirec.items_ND
         self.generator = torch.Generator().manual_seed(seed)
@@ -57,7 +55,7 @@ class _GemiRecTask:
     def positions(self, batch: Crops) -> _Positions:
         """The frozen recommender's predictions, and a sample of positions with their next items."""
         with torch.no_grad():
-            recent, refined = self.ranker.hymirec.state(self.data.events, batch.users_B, batch.ends_B)
+            recent, refined = self.ranker.hymirec.state(self.data.training_events, batch.users_B, batch.ends_B)
         rows = recent.mask_BL[:, :-1].nonzero()
         targets_P = recent.items_BL[rows[:, 0], rows[:, 1] + 1]
         known = torch.nonzero(self.table.recommendable_N[targets_P]).flatten()
@@ -74,9 +72,7 @@ class PosteriorTask(_GemiRecTask):
 
     name = "posterior"
 
-    def __init__(
-        self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int
-    ) -> None:
+    def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
         super().__init__(ranker, data, training, seed)
         self.module = self.posterior = ranker.posterior
 
@@ -93,9 +89,7 @@ class RetrievalTask(_GemiRecTask):
 
     name = "retrieval"
 
-    def __init__(
-        self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int
-    ) -> None:
+    def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
         super().__init__(ranker, data, training, seed)
         self.module = self.head = ranker.head
 

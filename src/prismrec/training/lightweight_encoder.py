@@ -21,8 +21,8 @@ from prismrec.models.item_tower import ItemTower
 from prismrec.models.lightweight_encoder import LightweightEncoder
 from prismrec.models.rankers import LightweightEncoderRanker
 from prismrec.parameters.lightweight_encoder import LightweightEncoderParameters
-from prismrec.training.losses import merged_cross_entropy
 from prismrec.training.loop import Loss
+from prismrec.training.losses import merged_cross_entropy
 from prismrec.training.matching import dmil_loss
 from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, random_crops
 
@@ -63,12 +63,8 @@ class LightweightEncoderTask:
         users = np.flatnonzero(self.data.train_ends_U >= 2)
         ends_U = random_crops(self.data.train_ends_U, length, rng)
         starts_U = np.maximum(ends_U - length, 0)
-        batches = bucketed_batches(
-            users, (ends_U - starts_U)[users], self.parameters.training.batch_size, rng
-        )
-        return [
-            Crops(torch.as_tensor(u), torch.as_tensor(starts_U[u]), torch.as_tensor(ends_U[u])) for u in batches
-        ]
+        batches = bucketed_batches(users, (ends_U - starts_U)[users], self.parameters.training.batch_size, rng)
+        return [Crops(torch.as_tensor(u), torch.as_tensor(starts_U[u]), torch.as_tensor(ends_U[u])) for u in batches]
 
     def loss(self, batch: Crops) -> Loss:
         """Next-item loss on a sample of positions plus the weighted matching loss."""
@@ -80,7 +76,10 @@ class LightweightEncoderTask:
         next_BQ, known_BQ = self._sample_columns(crop)
         cut_B, ahead_B = self._cut(crop)
         interests_BQKD = self.encoder.after(
-            items_ND[crop.items_BL], crop.gaps_BL, crop.mask_BL, torch.cat([next_BQ, cut_B[:, None] - 1], dim=1)
+            items_ND[crop.items_BL],
+            crop.gaps_BL,
+            crop.mask_BL,
+            torch.cat([next_BQ, cut_B[:, None] - 1], dim=1),
         )
         next_item = merged_cross_entropy(
             interests_BQKD[:, :-1][known_BQ], crop.items_BL.gather(1, next_BQ + 1)[known_BQ], items_ND,

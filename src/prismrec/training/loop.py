@@ -105,7 +105,12 @@ def fit(task: Task, schedule: TrainingParameters, seed: int) -> list[EpochRecord
         batches = task.epoch(rng)
         total = schedule.epochs * len(batches)
         module.train()
-        bar = tqdm(batches, desc=f"{task.name} {epoch}/{schedule.epochs}", disable=not sys.stderr.isatty(), leave=False)
+        bar = tqdm(
+            batches,
+            desc=f"{task.name} {epoch}/{schedule.epochs}",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
         for batch in bar:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, total, schedule)
@@ -122,9 +127,7 @@ def fit(task: Task, schedule: TrainingParameters, seed: int) -> list[EpochRecord
         with torch.inference_mode():
             validation = task.validate()
         means = {name: value / len(batches) for name, value in sums.items()}
-        curve.append(
-            EpochRecord(epoch, means.pop("loss"), means, validation, time.perf_counter() - started)
-        )
+        curve.append(EpochRecord(epoch, means.pop("loss"), means, validation, time.perf_counter() - started))
         if validation[SELECTION_METRIC] > best:
             best, best_weights, best_epoch = validation[SELECTION_METRIC], _snapshot(module), epoch
         elif epoch - best_epoch >= schedule.patience:

@@ -46,8 +46,10 @@ def catalogue_cross_entropy(
 def merged_cross_entropy(
     interests_PKD: Tensor, targets_P: Tensor, items_ND: Tensor, scale: Tensor, gate_PK: Tensor | None = None
 ) -> Tensor:
-    """Mean negative log-likelihood of the targets under the merge of K interests: softmax over items of
-    log Σ_k exp(scale · interest_k · item + gate_k), which is how the lists of several interests are merged too.
+    """Mean negative log-likelihood of the targets under the merge of K interests.
+
+    The merge is a softmax over items of log Σ_k exp(scale · interest_k · item + gate_k), which is how the lists of
+    several interests are merged when they are served.
     """
     rows, interests, dim = interests_PKD.shape
     logits_PKN = (interests_PKD.reshape(-1, dim) * scale @ items_ND.T).float().view(rows, interests, -1)

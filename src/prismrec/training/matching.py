@@ -76,9 +76,7 @@ def best_matching(similarity_BKK: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def assign_interests(
-    interests_BKD: Tensor, targets_BWD: Tensor, mask_BW: Tensor, generator: torch.Generator
-) -> Tensor:
+def assign_interests(interests_BKD: Tensor, targets_BWD: Tensor, mask_BW: Tensor, generator: torch.Generator) -> Tensor:
     """The interest each target is to pull: [B, W] int64 (meaningless where the mask is False)."""
     groups = cosine_groups(targets_BWD, mask_BW, interests_BKD.shape[1], generator)
     similarity_BKK = groups.centres_BKD @ interests_BKD.transpose(1, 2).to(targets_BWD.dtype)

@@ -57,13 +57,11 @@ class RecommenderTask:
         earliest_U = np.minimum(latest_U, self.parameters.recent_length)
         cuts_U = rng.integers(earliest_U, latest_U + 1)
         batches = bucketed_batches(users, cuts_U[users], self.parameters.training.batch_size, rng)
-        return [
-            Cut(torch.as_tensor(u), torch.as_tensor(cuts_U[u]), torch.as_tensor(ahead_U[u])) for u in batches
-        ]
+        return [Cut(torch.as_tensor(u), torch.as_tensor(cuts_U[u]), torch.as_tensor(ahead_U[u])) for u in batches]
 
     def loss(self, batch: Cut) -> Loss:
         """Matching loss plus the weighted next-item and merge losses."""
-        recent, refined = self.ranker.state(self.data.events, batch.users_B, batch.cuts_B)
+        recent, refined = self.ranker.state(self.data.training_events, batch.users_B, batch.cuts_B)
         after = self.data.events.cut(
             batch.users_B, batch.cuts_B, batch.cuts_B + batch.ahead_B, self.parameters.target_window
         )
@@ -75,16 +73,12 @@ class RecommenderTask:
         first_B = self.data.events.item_at(batch.users_B, batch.cuts_B)
         next_item = self._next_item(recent, refined, first_B)
         merge = merged_cross_entropy(refined.interests, first_B, self.items_ND, scale, refined.gate_BK1)
-        total = (
-            matching + self.parameters.next_item_weight * next_item + self.parameters.merge_weight * merge
-        )
+        total = matching + self.parameters.next_item_weight * next_item + self.parameters.merge_weight * merge
         return Loss(total, {"matching": matching, "next_item": next_item, "merge": merge})
 
     def _next_item(self, recent: EventBatch, refined: Refined, first_B: Tensor) -> Tensor:
         targets_BL = torch.cat([recent.items_BL[:, 1:], first_B[:, None]], dim=1)
-        rows = sample_rows(
-            recent.mask_BL.nonzero(), self.parameters.training.positions_per_step, self.generator
-        )
+        rows = sample_rows(recent.mask_BL.nonzero(), self.parameters.training.positions_per_step, self.generator)
         return catalogue_cross_entropy(
             refined.next_BLD[rows[:, 0], rows[:, 1]], targets_BL[rows[:, 0], rows[:, 1]],
             self.items_ND, self.recommender.scale,

@@ -17,7 +17,8 @@ from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval.topk import exclude
 
-VALIDATION_CHUNK = 256  # users scored at once
+VALIDATION_CHUNK = 128  # users scored at once
+UNTIMED_SHARE = 0.1  # users trained on without times, since a request may come without them
 BUCKET_BATCHES = 16  # batches among which crops are sorted by length
 
 
@@ -51,6 +52,8 @@ class TrainingData:
         seed: int,
     ) -> None:
         self.events = events
+        untimed_U = np.random.default_rng([seed, 1]).random(len(events)) < UNTIMED_SHARE
+        self.training_events = events.without_times(untimed_U)
         self.train_ends_U = np.asarray(train_ends_U, dtype=np.int64)
         self.validation_U = np.asarray(validation_U, dtype=np.int64)
         self.recommendable_N = torch.as_tensor(recommendable_N)
@@ -60,8 +63,8 @@ class TrainingData:
         self.validation_users = chosen[np.argsort(self.validation_U[chosen], kind="stable")]
 
     def cut(self, crops: Crops) -> EventBatch:
-        """The crops' events."""
-        return self.events.cut(crops.users_B, crops.starts_B, crops.ends_B)
+        """The crops' events, to train on."""
+        return self.training_events.cut(crops.users_B, crops.starts_B, crops.ends_B)
 
     def validate(self, ranker: Ranker) -> dict[str, float]:
         """HR and NDCG at 10 of the validation event among all items not in the user's history."""

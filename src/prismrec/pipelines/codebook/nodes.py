@@ -13,9 +13,7 @@ def fit_codebook(item_vectors: dict[str, np.ndarray], parameters: CodebookParame
 
     known = item_vectors["recommendable"]
     vectors = np.concatenate([item_vectors["vectors"][known], item_vectors["text_only"][known]])
-    return CosineCodebook.fit(
-        vectors, parameters.layers, parameters.codes, parameters.iterations, parameters.seed
-    )
+    return CosineCodebook.fit(vectors, parameters.layers, parameters.codes, parameters.iterations, parameters.seed)
 
 
 def encode_items(codebook: Any, item_vectors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,9 +11,7 @@ from prismrec.pipelines.inputs import bar, event_table
 from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
 from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
 
-PROTOCOL = (
-    "leave-one-out, full ranking over active items, history excluded, ties in time by source order, time-free"
-)
+PROTOCOL = "leave-one-out, full ranking over active items, history excluded, ties in time by source order, time-free"
 
 
 def evaluate_models(

@@ -112,9 +112,13 @@ def _new_head(hymirec: Any, dictionary: Any, parameters: InterestDictionaryParam
     settings = parameters.retrieval
     head = RetrievalHead(
         RetrievalHeadConfig(
-            hymirec.items_ND.shape[1], dictionary.cell_embeddings().shape[1], settings.hidden,
-            settings.dropout, parameters.num_interests, dictionary.version,
-        )  # fmt: skip
+            hymirec.items_ND.shape[1],
+            dictionary.cell_embeddings().shape[1],
+            settings.hidden,
+            settings.dropout,
+            parameters.num_interests,
+            dictionary.version,
+        )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
         head.log_scale.copy_(hymirec.recommender.log_scale)
@@ -144,21 +148,21 @@ def train_posterior(
     settings = parameters.posterior
     cells_GE = dictionary.cell_embeddings()
     config = PosteriorConfig(
-        hymirec.items_ND.shape[1], cells_GE.shape[1], dictionary.sizes, settings.hidden, settings.layers,
-        settings.heads, settings.dropout, dictionary.version,
-    )  # fmt: skip
-    occupied = np.bincount(
-        item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes)
+        hymirec.items_ND.shape[1],
+        cells_GE.shape[1],
+        dictionary.sizes,
+        settings.hidden,
+        settings.layers,
+        settings.heads,
+        settings.dropout,
+        dictionary.version,
     )
+    occupied = np.bincount(item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes))
     posterior = Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
     head = _new_head(hymirec, dictionary, parameters).eval()
     ranker = gemirec_ranker(hymirec, dictionary, posterior, head, item_cells)
-    data = training_data(
-        histories, splits, item_vectors["recommendable"], settings.training, parameters.seed
-    )
-    curve = fit(
-        PosteriorTask(ranker, data, settings.training, parameters.seed), settings.training, parameters.seed
-    )
+    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
+    curve = fit(PosteriorTask(ranker, data, settings.training, parameters.seed), settings.training, parameters.seed)
     return posterior, {"epochs": [r.as_dict() for r in curve], **training_summary("posterior_", curve)}
 
 
@@ -185,12 +189,8 @@ def train_retrieval(
     settings = parameters.retrieval
     head = _new_head(hymirec, dictionary, parameters)
     ranker = gemirec_ranker(hymirec, dictionary, posterior, head, item_cells)
-    data = training_data(
-        histories, splits, item_vectors["recommendable"], settings.training, parameters.seed
-    )
-    curve = fit(
-        RetrievalTask(ranker, data, settings.training, parameters.seed), settings.training, parameters.seed
-    )
+    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
+    curve = fit(RetrievalTask(ranker, data, settings.training, parameters.seed), settings.training, parameters.seed)
     return head, {"epochs": [r.as_dict() for r in curve], **training_summary("retrieval_", curve)}
 
 

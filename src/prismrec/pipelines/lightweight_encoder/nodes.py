@@ -17,7 +17,9 @@ def embed_texts(item_map: pl.DataFrame, parameters: LightweightEncoderParameters
 
     texts = item_map.select(
         pl.concat_str(
-            [pl.col(TITLE), pl.col(CATEGORIES).list.join(", "), pl.col(TEXT)], separator=". ", ignore_nulls=True
+            [pl.col(TITLE), pl.col(CATEGORIES).list.join(", "), pl.col(TEXT)],
+            separator=". ",
+            ignore_nulls=True,
         )
     ).to_series()
     encoder = TextEncoder(parameters.text_encoder, parameters.max_tokens)
@@ -50,9 +52,13 @@ def train_encoder(
     tower.start_from(text_NE, spectral_vectors(counts, parameters.dim, parameters.seed), trained_N)
     encoder = LightweightEncoder(
         LightweightEncoderConfig(
-            parameters.dim, parameters.num_interests, parameters.hidden, parameters.kernel,
-            parameters.dropout, parameters.long_length,
-        )  # fmt: skip
+            parameters.dim,
+            parameters.num_interests,
+            parameters.hidden,
+            parameters.kernel,
+            parameters.dropout,
+            parameters.long_length,
+        )
     )
     data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed)
     task = LightweightEncoderTask(tower, encoder, text_NE, trained_N, data, parameters)

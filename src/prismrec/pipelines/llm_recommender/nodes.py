@@ -18,12 +18,8 @@ def hymirec_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np.nda
 
     items_ND = torch.from_numpy(vectors["vectors"])
     decoded = codebook.decode(Codes(item_codes["codes"], item_codes["coefficients"]))
-    recent_ND, long_ND = recent_and_long(
-        items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook
-    )
-    return HyMiRecRanker(
-        recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"])
-    )
+    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook)
+    return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"]))
 
 
 def train_recommender(
@@ -47,24 +43,25 @@ def train_recommender(
     longest = parameters.recent_length + parameters.num_interests + lightweight_encoder.config.num_interests
     decoder = backbone.from_pretrained(
         parameters.backbone,
-        backbone.scratch_config(
-            parameters.hidden, parameters.layers, parameters.heads, parameters.dropout, longest
-        ),
+        backbone.scratch_config(parameters.hidden, parameters.layers, parameters.heads, parameters.dropout, longest),
     )
     if parameters.tuning == "lora":
         decoder = backbone.add_lora(decoder, parameters.lora_rank)
     config = RecommenderConfig(
-        item_vectors["vectors"].shape[1], parameters.num_interests, parameters.recent_length,
-        parameters.long_length, parameters.recent_from_codebook, parameters.dropout, parameters.backbone,
-    )  # fmt: skip
+        item_vectors["vectors"].shape[1],
+        parameters.num_interests,
+        parameters.recent_length,
+        parameters.long_length,
+        parameters.recent_from_codebook,
+        parameters.dropout,
+        parameters.backbone,
+    )
     recommender = Recommender(config, lightweight_encoder, decoder)
     recommender.encoder.requires_grad_(parameters.train_encoder)
     recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
     ranker = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
-    data = training_data(
-        histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed
-    )
+    data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
     curve = fit(RecommenderTask(ranker, data, parameters), parameters.training, parameters.seed)
     recommender.backbone = backbone.merge_lora(recommender.backbone)
     metrics = {

@@ -24,9 +24,7 @@ def create_pipeline() -> Pipeline:
                 name="assemble_bundle",
             ),
             Node(nodes.measure_bundle, "bundle", "packaging_metrics", name="measure_bundle"),
-            Node(
-                nodes.store_model_and_build_bento, "bundle", "bento_tag", name="store_model_and_build_bento"
-            ),
+            Node(nodes.store_model_and_build_bento, "bundle", "bento_tag", name="store_model_and_build_bento"),
         ],
         namespace=STAGE,
         prefix_datasets_with_namespace=False,

@@ -1,0 +1,134 @@
+"""A small world through all stages: byte-identical twice, stage by stage, and what goes wrong in words."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("small")
+PROJECT = Path(__file__).parents[2]
+SMALL = ",".join(
+    f"{key}={value}"
+    for key, value in {
+        "data_validation.synthetic.users": 200,
+        "data_validation.synthetic.items": 240,
+        "data_validation.synthetic.cold_items": 6,
+        "data_validation.synthetic.silent_items": 4,
+        "lightweight_encoder.training.epochs": 1,
+        "llm_recommender.training.epochs": 1,
+        "interest_dictionary.posterior.training.epochs": 1,
+        "interest_dictionary.retrieval.training.epochs": 1,
+        "interest_dictionary.dictionary.steps": 100,
+    }.items()
+)
+# Great Expectations writes identifiers of its own; run.json holds times; a tag file names a machine's store.
+VOLATILE = ("data_docs", "run.json", "bento_tag")
+
+
+def prismrec(workspaces: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    settings = {"PRISMREC_WORKSPACES": str(workspaces), "BENTOML_HOME": str(workspaces / "bentoml")}
+    return subprocess.run(
+        [sys.executable, "-m", "prismrec", *arguments],
+        cwd=PROJECT, env={**os.environ, **settings, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workspaces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two workspaces folders with the same small run."""
+    folders = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
+    for folder in folders:
+        done = prismrec(folder, "run", "--params", SMALL)
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+def contents(workspaces: Path) -> dict[str, bytes]:
+    """Every deterministic file of the demo workspace by its path, without the version in between."""
+    root = workspaces / "demo"
+    files = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if path.is_file() and not any(name in str(relative) for name in VOLATILE):
+            parts = [part for part in relative.parts if not (part[:2] == "20" and part.endswith("Z"))]
+            files["/".join(parts)] = path.read_bytes()
+    return files
+
+
+def test_two_runs_write_the_same_bytes(workspaces: list[Path]) -> None:
+    first, second = (contents(folder) for folder in workspaces)
+    assert first.keys() == second.keys()
+    manifests = {name for name in first if name.startswith("08_reporting/manifests/")}
+    assert len(manifests) == 8
+    different = [name for name in first if first[name] != second[name]]
+    # A stage manifest lists the hash of what differs for a stated reason.
+    allowed = {
+        "08_reporting/manifests/data_validation/manifest.json",
+        "08_reporting/manifests/packaging/manifest.json",
+    }
+    assert set(different) <= allowed
+
+
+def test_a_stage_runs_alone_on_what_the_catalog_holds(workspaces: list[Path]) -> None:
+    for stage in ("codebook", "evaluation"):
+        done = prismrec(workspaces[0], "run", "--pipelines", stage, "--params", SMALL)
+        assert done.returncode == 0, done.stderr
+    codebooks = sorted((workspaces[0] / "demo" / "06_models" / "codebook").glob("2*"))
+    assert len(codebooks) == 2
+    first, second = ((v / "codebook" / "model.safetensors").read_bytes() for v in codebooks)
+    assert first == second
+
+
+def failure(done: subprocess.CompletedProcess[str]) -> str:
+    """The message of a run that failed as it should: no traceback, exit code 1 or 2."""
+    assert done.returncode in (1, 2), done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stderr
+
+
+def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
+    message = failure(prismrec(tmp_path, "run", "--env", "ml1m", PRISMREC_DATA_ROOT=str(tmp_path / "nowhere")))
+    assert "nowhere" in message
+    assert "PRISMREC_DATA_ROOT" in message
+
+
+def test_a_misspelt_parameter_is_named(tmp_path: Path) -> None:
+    message = failure(prismrec(tmp_path, "run", "--params", "codebook.layres=2"))
+    assert "layres" in message
+    assert "layers" in message
+
+
+def test_a_negative_number_of_interests_is_refused(tmp_path: Path) -> None:
+    message = failure(prismrec(tmp_path, "run", "--params", "llm_recommender.num_interests=-1"))
+    assert "num_interests" in message
+    assert "-1" in message
+
+
+def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
+    message = failure(prismrec(tmp_path, "run", "--env", "ml2m"))
+    assert "ml2m" in message
+    assert "ml1m" in message
+
+
+def test_a_stage_without_its_inputs_says_what_to_run(tmp_path: Path) -> None:
+    message = failure(prismrec(tmp_path, "run", "--pipelines", "codebook"))
+    assert "item_vectors" in message
+    assert "lightweight_encoder" in message
+
+
+def test_artefacts_of_two_workspaces_do_not_mix(workspaces: list[Path], tmp_path: Path) -> None:
+    other = prismrec(
+        tmp_path, "run", "--pipelines", "data_validation,sequence_building,lightweight_encoder,codebook",
+        "--params", SMALL + ",data_validation.seed=7",
+    )  # fmt: skip
+    assert other.returncode == 0, other.stderr
+    taken = Path("demo") / "04_feature" / "item_vectors.safetensors"
+    shutil.rmtree(tmp_path / taken)
+    shutil.copytree(workspaces[0] / taken, tmp_path / taken)
+    message = failure(prismrec(tmp_path, "run", "--pipelines", "llm_recommender"))
+    assert "item_vectors" in message
+    assert "kedro run --pipelines" in message

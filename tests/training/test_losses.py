@@ -1,0 +1,103 @@
+"""Softmax losses against plain torch and plain loops."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from models.small import item_vectors
+from prismrec.training.losses import catalogue_cross_entropy, merged_cross_entropy, sample_rows
+
+ITEMS = item_vectors(20, 6)
+SCALE = torch.tensor(9.0)
+
+
+def rows(count: int, seed: int = 1) -> torch.Tensor:
+    return item_vectors(count, 6, seed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=8), st.integers(0, 1000))
+def test_catalogue_cross_entropy_is_a_softmax_over_all_items(targets: list[int], seed: int) -> None:
+    vectors = rows(len(targets), seed)
+    expected = [-(9.0 * ITEMS @ vector).log_softmax(0)[target] for vector, target in zip(vectors, targets, strict=True)]
+    found = catalogue_cross_entropy(vectors, torch.tensor(targets), ITEMS, SCALE)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=8), st.floats(0.1, 1.0), st.integers(0, 1000))
+def test_near_duplicates_of_a_target_are_no_negatives(targets: list[int], cosine: float, seed: int) -> None:
+    items = torch.cat([ITEMS[:10], F.normalize(ITEMS[:10] + 0.1 * rows(10, 7), dim=-1)])
+    similar = items @ items.T
+    if (similar - cosine).abs().min() < 1e-4:
+        return  # on the border, rounding decides
+    vectors = rows(len(targets), seed)
+    expected = []
+    for vector, target in zip(vectors, targets, strict=True):
+        logits = 9.0 * items @ vector
+        kept = [item for item in range(20) if item == target or similar[target, item] < cosine]
+        expected.append(torch.logsumexp(logits[kept], 0) - logits[target])
+    found = catalogue_cross_entropy(vectors, torch.tensor(targets), items, SCALE, duplicate_cosine=cosine)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+def test_a_duplicate_gets_no_gradient_and_the_target_does() -> None:
+    items = ITEMS.clone()
+    items[3] = items[2]
+    items.requires_grad_()
+    catalogue_cross_entropy(rows(1), torch.tensor([2]), items, SCALE, duplicate_cosine=0.98).backward()
+    assert torch.equal(items.grad[3], torch.zeros(6))
+    assert items.grad[2].abs().max() > 0
+    assert items.grad[4].abs().max() > 0
+
+
+@pytest.mark.parametrize("interests", [1, 3])
+@pytest.mark.parametrize("gated", [True, False])
+def test_merged_cross_entropy_is_a_softmax_of_the_log_sum_exp(interests: int, gated: bool) -> None:
+    vectors = rows(5 * interests).view(5, interests, 6)
+    gate = torch.randn(5, interests, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    targets = torch.tensor([0, 7, 7, 19, 3])
+    expected = []
+    for row in range(5):
+        merged = torch.zeros(20)
+        for k in range(interests):
+            merged += torch.exp(9.0 * ITEMS @ vectors[row, k] + (gate[row, k] if gated else 0.0))
+        expected.append(-torch.log(merged[targets[row]] / merged.sum()))
+    found = merged_cross_entropy(vectors, targets, ITEMS, SCALE, gate if gated else None)
+    torch.testing.assert_close(found, torch.stack(expected).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_merge_of_one_interest_is_the_catalogue_loss() -> None:
+    targets = torch.tensor([1, 2, 3])
+    torch.testing.assert_close(
+        merged_cross_entropy(rows(3)[:, None], targets, ITEMS, SCALE),
+        catalogue_cross_entropy(rows(3), targets, ITEMS, SCALE),
+    )
+
+
+def test_losses_stay_in_fp32_under_autocast() -> None:
+    targets = torch.tensor([1, 2, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = catalogue_cross_entropy(rows(3), targets, ITEMS, SCALE)
+        merged = merged_cross_entropy(rows(3)[:, None], targets, ITEMS, SCALE)
+    assert found.dtype == merged.dtype == torch.float32
+    torch.testing.assert_close(found, catalogue_cross_entropy(rows(3), targets, ITEMS, SCALE), atol=0.1, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 1000))
+def test_sampled_rows_are_distinct_and_in_order(count: int, limit: int, seed: int) -> None:
+    pairs = torch.stack([torch.arange(count), torch.arange(count) * 10], 1)
+    found = sample_rows(pairs, limit, torch.Generator().manual_seed(seed))
+    assert len(found) == min(count, limit)
+    assert found[:, 0].tolist() == sorted(set(found[:, 0].tolist()))
+    assert torch.equal(found[:, 1], found[:, 0] * 10)
+
+
+def test_every_row_may_be_sampled() -> None:
+    generator, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(60):
+        seen.update(sample_rows(torch.arange(10), 3, generator).tolist())
+    assert seen == set(range(10))
