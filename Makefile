@@ -16,12 +16,12 @@ ARGS ?=
 # Test processes; each runs single-threaded.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install run test test-full lint format viz clean
+.PHONY: help install run test test-full lint format viz viz-picture docs clean
 
 help: ## List these commands.
 	@echo "prismrec: multi-interest recommendation, from raw logs to a served model"
 	@echo
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo "First time here:  make run, then  $(BIN)/prismrec report"
 	@echo "One stage:        make run ARGS='--pipelines codebook'"
@@ -57,6 +57,12 @@ test-full: lint ## The tests and the long ones too: real data, long fuzz.
 
 viz: install ## Open Kedro-Viz on the eight stages.
 	$(BIN)/kedro viz run $(ARGS)
+
+viz-picture: install ## Draw docs/images/pipeline.png anew (needs chromium).
+	$(BIN)/python scripts/viz_picture.py
+
+docs: install ## Write docs/reference/parameters.md anew from the parameter models.
+	$(BIN)/python scripts/parameter_reference.py
 
 clean: ## Remove caches and build folders, never data or the environment.
 	rm -rf build dist .viz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

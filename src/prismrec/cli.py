@@ -156,6 +156,29 @@ def report(env: str | None, as_json: bool) -> None:
     click.echo(text.rstrip("\n") if as_json else table(json.loads(text)))
 
 
+@cli.command(short_help="Print time and peak memory of every stage's latest run.")
+@env_option
+@traceback_option
+@friendly
+def stages(env: str | None) -> None:
+    r"""Print time and peak memory of every stage's latest run in a workspace.
+
+    \b
+    Examples:
+      prismrec stages                   the embedded demo
+      prismrec stages --env ml1m        MovieLens-1M
+    """
+    if _kedro_run() is None:
+        raise _no_kedro("read the workspace")
+    runs = _latest_runs(_project(), env)
+    lines = [f"{'stage':<20} {'seconds':>8} {'peak MB':>8}  started (UTC)"]
+    for stage, run in runs.items():
+        lines.append(f"{stage:<20} {run['seconds']:>8.1f} {run['peak_rss_mb']:>8.0f}  {run['started'][:19]}")
+    lines.append(f"{'all':<20} {sum(r['seconds'] for r in runs.values()):>8.1f}")
+    host = next(iter(runs.values()))
+    click.echo("\n".join([*lines, "", f"{host['cores']} cores, {host['platform']}"]))
+
+
 def table(metrics: Mapping[str, Any]) -> str:
     """Lay an evaluation out as text: one row a model, the best last, one column a test metric.
 
@@ -257,10 +280,10 @@ def _project() -> Path:
     return Path(root)
 
 
-def _latest_metrics(project: Path, environment: str | None) -> str:
+def _evaluation_metrics(project: Path, environment: str | None) -> Any:
+    """Return the catalog entry of an environment's evaluation."""
     from kedro.framework.session import KedroSession
 
-    from prismrec.artifacts.lineage import stage_command
     from prismrec.configuration import check_environment
     from prismrec.kedro_datasets import JsonDataset
 
@@ -269,13 +292,38 @@ def _latest_metrics(project: Path, environment: str | None) -> str:
     session = KedroSession.create(project, env=environment)
     dataset = session.load_context().catalog["evaluation_metrics"]
     assert isinstance(dataset, JsonDataset)
+    return dataset
+
+
+def _latest_metrics(project: Path, environment: str | None) -> str:
+    dataset = _evaluation_metrics(project, environment)
     if not dataset.exists():
-        raise MissingArtefact(
-            f"Nothing has been evaluated yet in workspace {dataset.workspace!r}.",
-            mend=f"Run the stages first: {stage_command([], environment or '')}",
-        )
+        raise _nothing("evaluated", dataset.workspace, environment)
     dataset.load()  # checks the file against its checksum
-    return dataset.payload().read_text(encoding="utf-8")
+    text: str = dataset.payload().read_text(encoding="utf-8")
+    return text
+
+
+def _latest_runs(project: Path, environment: str | None) -> dict[str, dict[str, Any]]:
+    """Return the newest `run.json` of every stage that has one."""
+    from prismrec.pipeline_registry import STAGES
+
+    dataset = _evaluation_metrics(project, environment)
+    records = dataset.entry.parent / "manifests"
+    newest = {stage: max((records / stage).glob("[!.]*/run.json"), default=None) for stage in STAGES}
+    runs = {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in newest.items() if path}
+    if not runs:
+        raise _nothing("run", dataset.workspace, environment)
+    return runs
+
+
+def _nothing(done: str, workspace: str, environment: str | None) -> MissingArtefact:
+    from prismrec.artifacts.lineage import stage_command
+
+    return MissingArtefact(
+        f"Nothing has been {done} yet in workspace {workspace!r}.",
+        mend=f"Run the stages first: {stage_command([], environment or '')}",
+    )
 
 
 def _natural(column: str) -> tuple[str, int]:

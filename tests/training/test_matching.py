@@ -42,10 +42,7 @@ def test_eight_interests_still_match() -> None:
     st.lists(st.lists(st.integers(0, 4), max_size=7), min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 1000)
 )
 def test_groups_are_clusters_of_the_targets(users: list[list[int]], num_groups: int, seed: int) -> None:
-    """Every target lies in a used group; no more groups than distinct targets; each has a target.
-
-    Users without targets come last in nothing: they have no group at all.
-    """
+    """Used groups are those that hold a target, no more than distinct targets; a user without targets has none."""
     items = item_vectors(5, 6)
     width = max(1, *map(len, users))
     targets = torch.tensor([user + [0] * (width - len(user)) for user in users])

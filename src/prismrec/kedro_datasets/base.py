@@ -121,6 +121,11 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         """
         return self._checked_manifest()[0] if self.exists() or not self.nullable else None
 
+    @property
+    def entry(self) -> Path:
+        """The folder that holds this entry's versions."""
+        return Path(str(self._filepath))
+
     def payload(self) -> Path:
         """Return the path of the payload that load() reads.
 

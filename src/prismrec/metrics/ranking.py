@@ -32,7 +32,8 @@ def rank_targets(scores_BN: Tensor, targets_B: Tensor) -> TargetRank:
 def hit_rate(rank: TargetRank, k: int) -> np.ndarray:
     """Chance that the target is among the first k, for every user."""
     higher, tied = rank.higher.numpy().astype(np.float64), rank.tied.numpy()
-    return np.clip((k - higher) / tied, 0.0, 1.0)
+    hits: np.ndarray = np.clip((k - higher) / tied, 0.0, 1.0)
+    return hits
 
 
 def ndcg(rank: TargetRank, k: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from prismrec.errors import UserError
 from prismrec.models.text_encoder import PACKAGED, load_pretrained
 
 SCRATCH = "scratch"
+Decoder = Any  # a transformers model; its attributes are not typed
 LORA_TARGETS = {"bert": ["query", "key", "value", "dense"]}  # others: every linear layer
 
 
@@ -42,7 +43,7 @@ def scratch_config(hidden: int, layers: int, heads: int, dropout: float, max_len
     }
 
 
-def from_config(config: dict[str, Any]) -> nn.Module:
+def from_config(config: dict[str, Any]) -> Decoder:
     """A decoder of that architecture with freshly initialised weights."""
     from transformers import AutoConfig, AutoModel
 
@@ -51,7 +52,7 @@ def from_config(config: dict[str, Any]) -> nn.Module:
     return _causal(AutoModel.from_config(hf_config, attn_implementation="sdpa"))
 
 
-def from_pretrained(name: str, seed_config: dict[str, Any]) -> nn.Module:
+def from_pretrained(name: str, seed_config: dict[str, Any]) -> Decoder:
     """The backbone `name`: `scratch` (sizes from `seed_config`), `packaged`, or a Hugging Face id or folder.
 
     Raises:
@@ -84,7 +85,7 @@ def from_pretrained(name: str, seed_config: dict[str, Any]) -> nn.Module:
     )
 
 
-def _causal(model: nn.Module) -> nn.Module:
+def _causal(model: Decoder) -> Decoder:
     """Drop what only token ids need; gradients never reach it."""
     embeddings = getattr(model, "embeddings", None)  # BERT keeps position embeddings beside its words
     if embeddings is not None:
@@ -99,7 +100,7 @@ def _causal(model: nn.Module) -> nn.Module:
     return model
 
 
-def config_of(model: nn.Module) -> dict[str, Any]:
+def config_of(model: Decoder) -> dict[str, Any]:
     """The Hugging Face config as plain JSON data, from which `from_config` builds the same architecture."""
     config = model.config.to_dict()
     volatile = (
@@ -113,7 +114,7 @@ def config_of(model: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in volatile}
 
 
-def add_lora(model: nn.Module, rank: int) -> nn.Module:
+def add_lora(model: Decoder, rank: int) -> Decoder:
     """Low-rank adapters on the linear layers; everything else is frozen. `merge_lora` folds them in."""
     from peft import LoraConfig, get_peft_model
 
@@ -121,12 +122,12 @@ def add_lora(model: nn.Module, rank: int) -> nn.Module:
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
 
 
-def merge_lora(model: nn.Module) -> nn.Module:
+def merge_lora(model: Decoder) -> Decoder:
     """The plain backbone with the adapters folded into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def run(model: nn.Module, inputs_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+def run(model: Decoder, inputs_BLH: Tensor, mask_BL: Tensor) -> Tensor:
     """Last hidden states [B, L, H]; positions count only what the mask holds."""
     position_BL = (mask_BL.long().cumsum(1) - 1).clamp_min(0)
     output = model(inputs_embeds=inputs_BLH, attention_mask=mask_BL.long(), position_ids=position_BL)

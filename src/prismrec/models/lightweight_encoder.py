@@ -82,7 +82,8 @@ class LightweightEncoder(SavedModule):
         event_BLD = (items_BLD + self.gap(gaps_BL)) * mask_BL[..., None]
         window = F.pad(self.event_norm(event_BLD).transpose(1, 2), (self.config.kernel - 1, 0))
         local_BLH = F.gelu(self.convolution(window).transpose(1, 2))
-        return event_BLD + self.event_out(self.dropout(local_BLH))
+        mixed_BLD: Tensor = event_BLD + self.event_out(self.dropout(local_BLH))
+        return mixed_BLD
 
     def _refine(self, pooled_BQKD: Tensor) -> Tensor:
         hidden = self.dropout(F.gelu(self.interest_in(self.interest_norm(pooled_BQKD))))

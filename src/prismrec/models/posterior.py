@@ -50,6 +50,8 @@ class Posterior(nn.Module):
     """
 
     kind: ClassVar[str] = "posterior"
+    cells_GE: Tensor
+    occupied_G: Tensor
 
     def __init__(self, config: PosteriorConfig, cells_GE: Tensor, occupied_G: Tensor) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ class Posterior(nn.Module):
             logits = self.level_out[level](hidden).float().masked_fill(~below, -torch.inf)
             joint_PG = (joint_PG[..., None] + logits.log_softmax(-1)).view(rows, prefixes * size)
             if level + 1 < len(self.config.sizes):
-                prefix_GH = (prefix_GH[:, None] + self.chosen[level].weight).view(prefixes * size, -1)
+                prefix_GH = (prefix_GH[:, None] + self.chosen[level](torch.arange(size))).view(prefixes * size, -1)
         return joint_PG
 
     def save(self, folder: Path) -> None:

@@ -67,7 +67,7 @@ class Recommender(nn.Module):
 
     kind: ClassVar[str] = "recommender"
 
-    def __init__(self, config: RecommenderConfig, encoder: LightweightEncoder, decoder: nn.Module) -> None:
+    def __init__(self, config: RecommenderConfig, encoder: LightweightEncoder, decoder: backbone.Decoder) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder

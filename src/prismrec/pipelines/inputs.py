@@ -55,7 +55,8 @@ def bar(description: str) -> Any:
     from tqdm import tqdm
 
     def wrap(steps: Iterable[int]) -> Iterable[int]:
-        return tqdm(steps, desc=description, disable=not sys.stderr.isatty(), leave=False)
+        shown: Iterable[int] = tqdm(steps, desc=description, disable=not sys.stderr.isatty(), leave=False)
+        return shown
 
     return wrap
 

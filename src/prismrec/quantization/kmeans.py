@@ -34,7 +34,8 @@ class Clustering(NamedTuple):
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 1e-12)
+    unit: np.ndarray = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 1e-12)
+    return unit
 
 
 def balanced_assignment(similarity_nk: np.ndarray) -> np.ndarray:

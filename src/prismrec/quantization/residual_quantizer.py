@@ -50,7 +50,11 @@ class ResidualQuantizer(nn.Module):
         """Quantise level by level; residuals keep the gradient of the input, codes have none."""
         residual_nD, codes, residuals, chosen = inputs_nD, [], [], []
         for level in range(len(self.sizes)):
-            code_n = torch.cdist(residual_nD.detach(), self.codes(level)).argmin(1)
+            # Differences, not dot products: a vector's code must not depend on the batch it stands in.
+            distance_nM = torch.cdist(
+                residual_nD.detach(), self.codes(level), compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            code_n = distance_nM.argmin(1)
             chosen_nD = self.codes(level)[code_n].detach()
             codes.append(code_n)
             residuals.append(residual_nD)
@@ -71,10 +75,11 @@ class ResidualQuantizer(nn.Module):
                 min_points_per_centroid=1, max_points_per_centroid=10_000,
             )  # fmt: skip
             kmeans.train(residual)
-            self.codes(level).copy_(torch.as_tensor(kmeans.centroids))
+            centroids: np.ndarray = kmeans.centroids  # type: ignore[assignment]
+            self.codes(level).copy_(torch.as_tensor(centroids))
             getattr(self, f"load_{level}").fill_(len(residual) / size)
             _, nearest = kmeans.index.search(residual, 1)
-            residual = residual - kmeans.centroids[nearest[:, 0]]
+            residual = residual - centroids[nearest[:, 0]]
 
     @torch.no_grad()
     def follow(self, quantized: Quantized, generator: torch.Generator) -> int:

@@ -49,7 +49,7 @@ def fit_dictionary(
         batch = vectors_nD[torch.randint(len(vectors_nD), (parameters.batch_size,), generator=generator)]
         reconstruction, commit, quantized = dictionary.loss(batch, parameters.commitment)
         optimizer.zero_grad()
-        (reconstruction + commit).backward()
+        torch.autograd.backward(reconstruction + commit)
         optimizer.step()
         if step < 0.9 * parameters.steps:  # the last steps let the codes settle
             reseeded += dictionary.quantizer.follow(quantized, generator)
@@ -73,7 +73,7 @@ def _warm_up(
         batch = vectors_nD[torch.randint(len(vectors_nD), (parameters.batch_size,), generator=generator)]
         loss = (batch - dictionary.decode(dictionary.encode(batch))).square().sum(1).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
 

@@ -34,7 +34,10 @@ class Task(Protocol):
     """What differs from model to model."""
 
     name: str
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
 
     def epoch(self, rng: np.random.Generator) -> Sequence[Any]:
         """The batches of one epoch; the same number each time."""

@@ -1,0 +1,127 @@
+"""Fitting of the interest dictionary, its health and its drift."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from prismrec.parameters.interest_dictionary import DictionaryParameters
+from prismrec.training.dictionary import dictionary_health, drift, fit_dictionary
+
+
+def parameters(**changes: Any) -> DictionaryParameters:
+    values = {
+        "levels": 2, "items_per_cell": 10, "codes_per_level": None, "code_dim": 6, "hidden": 24, "commitment": 0.25,
+        "steps": 200, "batch_size": 64, "learning_rate": 0.005,
+    }  # fmt: skip
+    return DictionaryParameters(**{**values, **changes})
+
+
+def planted(per_cluster: int = 20) -> tuple[torch.Tensor, np.ndarray]:
+    """Nine clusters: three far apart, each of the same three parts."""
+    generator = torch.Generator().manual_seed(0)
+    coarse, fine = torch.randn(3, 12, generator=generator) * 2, torch.randn(3, 12, generator=generator) * 0.7
+    centres = coarse.repeat_interleave(3, 0) + fine.repeat(3, 1)
+    label = np.repeat(np.arange(9), per_cluster)
+    noise = 0.02 * torch.randn(len(label), 12, generator=generator)
+    return F.normalize(centres[label] + noise, dim=-1), label
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_planted_clusters_become_cells(seed: int) -> None:
+    vectors, label = planted()
+    before = vectors.clone()
+    made, losses = fit_dictionary(vectors, 180, parameters(codes_per_level=4, steps=400), None, seed)
+    assert torch.equal(vectors, before)
+    assert not made.training
+    cells = made.cell_index(made.codes_of(vectors)).numpy()
+    for cluster in range(9):
+        counts = np.bincount(cells[label == cluster])
+        assert counts.max() >= 0.9 * counts.sum(), "a cluster is torn apart"
+    assert len({int(np.bincount(cells[label == cluster]).argmax()) for cluster in range(9)}) >= 7
+    with torch.no_grad():
+        reconstruction, commitment, _ = made.loss(vectors, 0.25)
+    variance = float((vectors - vectors.mean(0)).square().sum(1).mean())
+    assert float(reconstruction) < 0.1 * variance
+    assert set(losses) == {"reconstruction_loss", "commitment_loss", "codes_reseeded"}
+    assert losses["reconstruction_loss"] < 0.1 * variance
+    assert float(commitment) < 0.1 * variance
+
+
+def test_every_code_is_in_use_after_the_fit() -> None:
+    vectors, _ = planted()
+    made, _ = fit_dictionary(vectors, 180, parameters(codes_per_level=6), None, seed=0)
+    codes = made.codes_of(vectors).numpy()
+    for level in range(2):
+        assert len(np.unique(codes[:, level])) >= 5, "most codes of a level died"
+
+
+def test_one_seed_one_version() -> None:
+    vectors, _ = planted()
+    versions = [
+        fit_dictionary(vectors, 180, parameters(steps=30), parent, seed)[0].version
+        for parent, seed in ((None, 0), (None, 0), (None, 1), ("parent", 0))
+    ]
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 3
+
+
+def test_the_size_follows_the_catalogue_unless_it_is_set() -> None:
+    vectors, _ = planted()
+    automatic, _ = fit_dictionary(vectors, 160, parameters(steps=4), None, 0)
+    assert automatic.sizes == (4, 4)
+    one, _ = fit_dictionary(vectors, 160, parameters(steps=4, levels=1), None, 0)
+    assert one.sizes == (16,)
+    fixed, _ = fit_dictionary(vectors, 160, parameters(steps=4, codes_per_level=5), "0123", 0)
+    assert fixed.sizes == (5, 5)
+    assert fixed.config.parent == "0123"
+    assert automatic.config.parent is None
+
+
+def perplexity(counts: list[int]) -> float:
+    share = [count / sum(counts) for count in counts if count]
+    return math.exp(-sum(p * math.log(p) for p in share))
+
+
+def test_health_counts_levels_and_cells() -> None:
+    """Both levels use all of their codes, and yet a third of the cells is empty."""
+    codes = np.array([[0, 0]] * 3 + [[1, 1]] * 2 + [[2, 0]] + [[0, 1]] * 4)
+    report = dictionary_health(codes, codes[:, 0] * 2 + codes[:, 1], (3, 2))
+    assert report["cells"] == 6
+    assert report["occupied_cells"] == 4
+    assert report["utilisation_joint"] == pytest.approx(4 / 6)
+    assert report["utilisation_level_1"] == report["utilisation_level_2"] == 1
+    assert report["items_per_occupied_cell"] == 2.5
+    assert report["largest_cell"] == 4
+    assert report["perplexity_joint"] == pytest.approx(perplexity([3, 2, 1, 4]))
+    assert report["perplexity_level_1"] == pytest.approx(perplexity([7, 2, 1]))
+    assert report["perplexity_level_2"] == pytest.approx(perplexity([4, 6]))
+
+
+def test_collapse_shows() -> None:
+    report = dictionary_health(np.zeros((50, 2), dtype=int), np.zeros(50, dtype=int), (4, 5))
+    assert report["utilisation_joint"] == pytest.approx(1 / 20)
+    assert report["perplexity_joint"] == pytest.approx(1)
+    assert report["utilisation_level_2"] == pytest.approx(1 / 5)
+
+
+def test_drift_of_a_first_dictionary() -> None:
+    assert drift(None, {"a": "0-0", "b": "0-1"}, None, "v1") == {"version": "v1", "parent": None, "items": 2}
+
+
+def test_drift_names_what_moved() -> None:
+    before = {"a": "0-0", "b": "0-1", "c": "1-0", "gone": "1-1"}
+    now = {"a": "0-0", "b": "0-0", "c": "1-0", "new": "2-0"}
+    found = drift(before, now, "v1", "v2")
+    assert (found["version"], found["parent"]) == ("v2", "v1")
+    assert (found["items"], found["items_in_both"], found["items_moved"]) == (4, 3, 1)
+    assert found["items_moved_share"] == pytest.approx(1 / 3)
+    assert found["interests_born"] == ["2-0"]
+    assert found["interests_retired"] == ["0-1", "1-1"]
+
+
+def test_drift_without_common_items() -> None:
+    assert drift({"a": "0"}, {"b": "0"}, "v1", "v2")["items_moved_share"] == 0

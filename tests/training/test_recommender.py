@@ -1,0 +1,174 @@
+"""Training of the LLM recommender: cuts, targets that never overlap with the input, three losses, learning."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.small import DIM, item_vectors, small_encoder
+from prismrec.models import backbone
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import HyMiRecRanker, RefinedState
+from prismrec.models.recommender import Recommender, RecommenderConfig, Refined
+from prismrec.parameters.llm_recommender import LLMRecommenderParameters
+from prismrec.training import recommender as module
+from prismrec.training.loop import fit
+from prismrec.training.recommender import RecommenderTask
+from training.small import NUM_ITEMS, Walks, next_item, random_lengths, recommender_parameters, training
+
+ITEMS = item_vectors(NUM_ITEMS)
+
+
+def ranker(parameters: LLMRecommenderParameters) -> HyMiRecRanker:
+    torch.manual_seed(0)
+    longest = parameters.recent_length + parameters.num_interests + 3
+    decoder = backbone.from_pretrained(
+        "scratch", backbone.scratch_config(parameters.hidden, parameters.layers, parameters.heads, 0.1, longest)
+    )
+    config = RecommenderConfig(
+        DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch"
+    )
+    recommender = Recommender(config, small_encoder(), decoder)
+    return HyMiRecRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
+
+
+def task(world: Walks, **changes: Any) -> RecommenderTask:
+    parameters = recommender_parameters(**changes)
+    return RecommenderTask(ranker(parameters), world.data(), parameters)
+
+
+def cuts(made: RecommenderTask, seed: int = 0) -> list[tuple[int, int, int]]:
+    """(user, cut, targets ahead) of one epoch."""
+    batches = made.epoch(np.random.default_rng(seed))
+    return [entry for batch in batches for entry in zip(*(part.tolist() for part in batch), strict=True)]
+
+
+@pytest.mark.parametrize("window", [1, 4, 10])
+def test_every_user_once_with_half_of_a_short_history_as_targets(window: int) -> None:
+    world = Walks(random_lengths(80, longest=28))
+    found = cuts(task(world, target_window=window))
+    assert sorted(user for user, _, _ in found) == np.flatnonzero(world.train_ends >= 2).tolist()
+    for user, cut, ahead in found:
+        events = int(world.train_ends[user])
+        assert ahead == min(window, events // 2, events - cut)
+        assert ahead >= 1
+        assert cut >= 1, "something to read"
+        assert cut + ahead <= events, "validation and test events are never targets"
+
+
+@pytest.mark.parametrize("events", [5, 8, 40])
+def test_cuts_are_drawn_anew_each_epoch(events: int) -> None:
+    """Also in short histories, of which most catalogues have most: else half their events are never predicted."""
+    made = task(Walks([events + 2]))
+    seen = {cut for seed in range(40) for _, cut, _ in cuts(made, seed)}
+    assert len(seen) > 1
+    assert max(seen) >= events - min(4, events // 2)
+
+
+class Labelled:
+    """A ranker whose outputs say where they come from: vectors are (user of the batch, column, kind)."""
+
+    def __init__(self, world: Walks, made: RecommenderTask) -> None:
+        self.real, self.world, self.made = made.ranker, world, made
+        self.recommender, self.items_ND = made.recommender, made.items_ND
+        self.inputs: list[tuple[EventTable, torch.Tensor, torch.Tensor]] = []
+
+    def state(self, events: EventTable, users: torch.Tensor, ends: torch.Tensor) -> RefinedState:
+        self.inputs.append((events, users, ends))
+        recent, refined = self.real.state(events, users, ends)
+        batch, length = recent.items_BL.shape
+        label = torch.zeros(batch, length, DIM)
+        label[..., 0], label[..., 1] = torch.arange(batch)[:, None], torch.arange(length)
+        return RefinedState(recent, Refined(refined.refined_BKD, label, refined.gate_BK1))
+
+
+def spy(monkeypatch: pytest.MonkeyPatch, name: str, calls: dict[str, tuple[Any, ...]]) -> None:
+    real: Callable[..., torch.Tensor] = getattr(module, name)
+
+    def wrapped(*arguments: Any) -> torch.Tensor:
+        calls[name] = arguments
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, wrapped)
+
+
+def test_targets_follow_the_input_and_never_overlap_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a walk no item occurs twice: an overlap of events would be one of items."""
+    world = Walks(random_lengths(60, longest=28))
+    made = task(world)
+    made.ranker = Labelled(world, made)  # type: ignore[assignment]
+    calls: dict[str, tuple[Any, ...]] = {}
+    for name in ("dmil_loss", "catalogue_cross_entropy", "merged_cross_entropy"):
+        spy(monkeypatch, name, calls)
+    for batch in made.epoch(np.random.default_rng(0)):
+        made.loss(batch)
+        events, users, ends = made.ranker.inputs[-1]
+        assert events is made.data.training_events
+        assert torch.equal(users, batch.users_B)
+        assert torch.equal(ends, batch.cuts_B), "the input ends where the targets begin"
+        targets_BW, mask_BW = calls["dmil_loss"][1:3]
+        first_B = calls["merged_cross_entropy"][1]
+        for row, (user, cut, ahead) in enumerate(zip(*(part.tolist() for part in batch), strict=True)):
+            own = world.of(user).tolist()
+            found = targets_BW[row][mask_BW[row]].tolist()
+            assert found == own[cut : cut + ahead]
+            assert not set(found) & set(own[:cut])
+            assert first_B[row] == own[cut]
+        vectors_PD, targets_P = calls["catalogue_cross_entropy"][:2]
+        recent = made.ranker.real.state(events, users, ends).recent
+        for vector, target in zip(vectors_PD, targets_P, strict=True):
+            row, column = int(vector[0]), int(vector[1])
+            assert recent.mask_BL[row, column]
+            assert target == next_item(recent.items_BL[row, column]), "each position predicts the event after it"
+        assert len(vectors_PD) == min(recent.mask_BL.sum(), 256)
+
+
+def test_positions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task(Walks([20] * 16), training=training(positions_per_step=10))
+    calls: dict[str, tuple[Any, ...]] = {}
+    spy(monkeypatch, "catalogue_cross_entropy", calls)
+    made.loss(made.epoch(np.random.default_rng(0))[0])
+    assert len(calls["catalogue_cross_entropy"][0]) == 10
+
+
+@pytest.mark.parametrize(("next_weight", "merge_weight"), [(0.0, 0.0), (2.0, 0.25)])
+def test_the_total_is_the_weighted_sum(next_weight: float, merge_weight: float) -> None:
+    """Weights of 0 leave the paper's loss alone."""
+    made = task(Walks(random_lengths()), next_item_weight=next_weight, merge_weight=merge_weight)
+    loss = made.loss(made.epoch(np.random.default_rng(0))[0])
+    assert set(loss.parts) == {"matching", "next_item", "merge"}
+    assert all(torch.isfinite(part) and part > 0 for part in loss.parts.values())
+    weighted = next_weight * loss.parts["next_item"] + merge_weight * loss.parts["merge"]
+    torch.testing.assert_close(loss.total, loss.parts["matching"] + weighted)
+
+
+def test_item_vectors_are_frozen_and_everything_else_learns() -> None:
+    made = task(Walks(random_lengths(60, longest=28)))
+    assert not made.items_ND.requires_grad
+    made.loss(made.epoch(np.random.default_rng(0))[0]).total.backward()
+    silent = {"encoder.key.bias", "encoder.log_scale", "gate.bias", "backbone.embed_tokens.weight"}
+    for name, parameter in made.module.named_parameters():
+        if name not in silent and parameter.grad is None:
+            pytest.fail(f"{name} does not learn")
+        if parameter.grad is not None:
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def weights(trained: nn.Module) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in trained.state_dict().items()}
+
+
+def test_it_learns_where_walks_go() -> None:
+    """In 14 short epochs the loss halves and the validation event stands far above chance (about 0.2 here)."""
+    results = []
+    for _ in range(2):
+        made = task(Walks(random_lengths(120)), training=training(epochs=14, patience=14, learning_rate=0.01))
+        curve = fit(made, made.parameters.training, seed=0)
+        results.append((weights(made.module), [record.as_dict() for record in curve]))
+    assert curve[-1].loss < 0.5 * curve[0].loss
+    assert curve[-1].parts["next_item"] < 0.6 * curve[0].parts["next_item"]
+    assert max(record.validation["ndcg@10"] for record in curve) > 0.6
+    assert results[0] == results[1], "one seed, one result, to the byte"
