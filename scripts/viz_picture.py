@@ -16,7 +16,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 PICTURE = PROJECT / "docs" / "images" / "pipeline.png"
-SIZE = (1380, 1160)
+SIZE = (1380, 1160)  # CSS pixels
+SCALE = 2  # device pixels each
 # What Kedro-Viz remembers of a visitor, as if they had closed the tour and the side bar.
 VISITOR = {
     "theme": "light",
@@ -52,7 +53,8 @@ def take_picture(url: str, profile: Path) -> None:
         sys.exit("Chromium is not installed; on Debian: apt-get install chromium")
     options = [
         "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
-        "--virtual-time-budget=15000", "--force-device-scale-factor=2", f"--window-size={SIZE[0]},{SIZE[1]}", f"--screenshot={PICTURE}",
+        f"--window-size={SIZE[0]},{SIZE[1]}", f"--force-device-scale-factor={SCALE}",
+        "--virtual-time-budget=15000", f"--screenshot={PICTURE}",
     ]  # fmt: skip
     subprocess.run([chromium, *options, url], check=True, stderr=subprocess.DEVNULL)
 

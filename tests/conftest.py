@@ -31,3 +31,13 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with KedroSession.create(PROJECT) as session:
             session.run()
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file, and whatever looks at the demo run, on one test process; begin with the longest."""
+    for item in items:
+        on_demo = "demo_workspace" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if on_demo else item.path.stem))
+    long_ones = ("test_demo", "test_notebooks", "test_small_world", "test_bento", "test_kills")
+    items.sort(key=lambda item: long_ones.index(item.path.stem) if item.path.stem in long_ones else len(long_ones))

@@ -185,7 +185,7 @@ class ArtefactHooks:
         dataset = self._run.artefact(dataset_name)
         manifest = dataset.manifest() if dataset is not None else None
         if dataset is not None and manifest is not None:
-            progress.outputs[dataset_name] = manifest.sha256
+            progress.outputs[dataset_name] = "volatile" if dataset.volatile else manifest.sha256
             progress.versions[dataset_name] = dataset.resolve_load_version() or ""
         if dataset_name == f"{stage_of(node)}_metrics":
             progress.metrics = data

@@ -14,7 +14,6 @@ from prismrec.models import load_model
 from prismrec.pipeline_registry import STAGES
 from prismrec.serving.engine import Engine
 
-pytestmark = pytest.mark.xdist_group("demo")
 FIRST_ITEMS = 5
 
 

@@ -155,7 +155,6 @@ def test_served_over_http(built: Built, tmp_path: Path) -> None:
         assert content["detail"][0]["msg"] == "k is 0; input should be greater than or equal to 1"
 
 
-@pytest.mark.slow
 def test_served_in_a_clean_environment(built: Built, tmp_path: Path) -> None:
     requirements = sources(built).parent / "env/python/requirements.txt"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)

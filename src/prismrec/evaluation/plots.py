@@ -25,9 +25,10 @@ def accuracy_plot(report: Mapping[str, Any], title: str) -> bytes:
             values = [report["models"][model][f"{metric}@{k}"] for k in CUTOFFS]
             places = [group + (index - (len(models) - 1) / 2) * width for group in range(len(CUTOFFS))]
             bars = axes.bar(places, values, width, label=model, color=COLOURS.get(model))
-            axes.bar_label(bars, fmt="%.3f", fontsize=6, padding=1)
+            axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2, rotation=90)
         axes.set_xticks(range(len(CUTOFFS)), [f"@{k}" for k in CUTOFFS])
         axes.set_title(name)
+        axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)

@@ -34,6 +34,8 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         filepath: the entry's folder; its last part names the payload in each version.
         version: Kedro's pair of load and save version; the newest and a new one by default.
         nullable: load() returns None while no version exists, instead of raising.
+        volatile: its bytes differ from run to run for a reason outside of the project; the stage's manifest then
+            says so instead of giving a hash.
         metadata: ignored here; Kedro-Viz reads the layer from it.
     """
 
@@ -46,6 +48,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         filepath: str,
         version: Version | None = None,
         nullable: bool = False,
+        volatile: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -55,6 +58,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         )
         assert self._filepath.name != manifests.MANIFEST_NAME, "the payload needs a name of its own"
         self.nullable = nullable
+        self.volatile = volatile
         self.metadata = metadata
         self.name = self._filepath.stem
         self.stage = ""

@@ -26,7 +26,9 @@ class TargetRank(NamedTuple):
 def rank_targets(scores_BN: Tensor, targets_B: Tensor) -> TargetRank:
     """Places of the targets among all items; items that may not be recommended score -inf."""
     target_B1 = scores_BN.gather(1, targets_B[:, None])
-    return TargetRank((scores_BN > target_B1).sum(1), (scores_BN == target_B1).sum(1))
+    assert not target_B1.isnan().any(), "a target's score is NaN: the model has diverged"
+    higher_B, tied_B = (scores_BN > target_B1).sum(1), (scores_BN == target_B1).sum(1)
+    return TargetRank(higher_B.masked_fill(target_B1[:, 0] == -torch.inf, 2**31), tied_B)
 
 
 def hit_rate(rank: TargetRank, k: int) -> np.ndarray:

@@ -61,28 +61,30 @@ def from_pretrained(name: str, seed_config: dict[str, Any]) -> Decoder:
     if name == SCRATCH:
         return from_config(seed_config)
     from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = load_pretrained(AutoConfig, name)
     if name == PACKAGED:
         config.is_decoder = True
         config.add_cross_attention = False
-    elif not any("CausalLM" in architecture for architecture in (config.architectures or [])):
+    elif not set(config.architectures or []) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(
             f"The backbone {name!r} is not a causal decoder but {config.architectures}.",
             "llm_recommender.backbone",
             "Name a causal language model (Qwen3, Llama, …), `packaged` or `scratch`.",
         )
     config.use_cache = False
-    return _causal(
-        load_pretrained(
-            AutoModel,
-            name,
-            config=config,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
+    model, loading = load_pretrained(
+        AutoModel, name, config=config, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa",
+        output_loading_info=True,
+    )  # fmt: skip
+    if loading["missing_keys"]:
+        raise UserError(
+            f"The checkpoint {name!r} lacks weights: {sorted(loading['missing_keys'])[:3]}.",
+            "llm_recommender.backbone",
+            "Download or save it again; its architecture has to be the one its config names.",
         )
-    )
+    return _causal(model)
 
 
 def _causal(model: Decoder) -> Decoder:

@@ -53,7 +53,8 @@ class EventTable:
             self.gaps_E = torch.full_like(self.items_E, UNKNOWN_GAP)
         else:
             self.gaps_E = gap_buckets(torch.from_numpy(np.array(timestamps, dtype=np.int64))).to(device)
-            self.gaps_E[self.offsets_U1[:-1]] = 0  # a first event has no event before it
+            starts_U = self.offsets_U1[:-1]
+            self.gaps_E[starts_U[starts_U < len(self.gaps_E)]] = 0  # a first event has no event before it
 
     def without_times(self, users_U: np.ndarray) -> EventTable:
         """The same events, with the times of some users unknown.

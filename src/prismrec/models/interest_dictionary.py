@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -44,7 +44,10 @@ class InterestDictionaryConfig:
 def sizes_for(num_items: int, levels: int, items_per_cell: int) -> tuple[int, ...]:
     """Codes a level, equal on all levels, so that a cell holds `items_per_cell` items on average; at least 2."""
     cells = max(num_items / items_per_cell, 1.0)
-    return (max(2, math.floor(cells ** (1.0 / levels))),) * levels
+    size = round(cells ** (1.0 / levels))
+    if size**levels > cells:  # in whole numbers: a power of 1/levels is rounded
+        size -= 1
+    return (max(2, size),) * levels
 
 
 class InterestDictionary(SavedModule):
@@ -55,7 +58,7 @@ class InterestDictionary(SavedModule):
     config: InterestDictionaryConfig
 
     def __init__(self, config: InterestDictionaryConfig) -> None:
-        super().__init__(config)
+        super().__init__(replace(config, sizes=tuple(config.sizes)))
         self.sizes = tuple(config.sizes)
         self.encode = nn.Sequential(
             nn.Linear(config.dim, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.code_dim)

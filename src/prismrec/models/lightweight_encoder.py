@@ -72,6 +72,7 @@ class LightweightEncoder(SavedModule):
         self.dropout = nn.Dropout(config.dropout)
         for module in (self.gap, self.event_out, self.value, self.key):
             nn.init.zeros_(module.weight)
+        nn.init.zeros_(self.value.bias)
 
     @property
     def scale(self) -> Tensor:
@@ -80,7 +81,8 @@ class LightweightEncoder(SavedModule):
 
     def _events(self, items_BLD: Tensor, gaps_BL: Tensor, mask_BL: Tensor) -> Tensor:
         event_BLD = (items_BLD + self.gap(gaps_BL)) * mask_BL[..., None]
-        window = F.pad(self.event_norm(event_BLD).transpose(1, 2), (self.config.kernel - 1, 0))
+        normed_BLD = self.event_norm(event_BLD) * mask_BL[..., None]  # the norm's bias is no event
+        window = F.pad(normed_BLD.transpose(1, 2), (self.config.kernel - 1, 0))
         local_BLH = F.gelu(self.convolution(window).transpose(1, 2))
         mixed_BLD: Tensor = event_BLD + self.event_out(self.dropout(local_BLH))
         return mixed_BLD

@@ -10,12 +10,14 @@ safetensors only, and no remote code is run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,10 +45,14 @@ def packaged_folder() -> Path:
 
 def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
     """`auto_class.from_pretrained` of `packaged`, a folder or a Hugging Face id, with errors a person can mend."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     source = str(packaged_folder()) if name == PACKAGED else name
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"The pretrained model {name!r} cannot be loaded: {str(error).splitlines()[0]}",
             source,
@@ -56,7 +62,7 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
 
 def _pool(states_BLH: Tensor, mask_BL: Tensor, causal: bool) -> Tensor:
     if causal:
-        last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
+        last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).int().argmax(1)
         return states_BLH[torch.arange(len(states_BLH)), last_B]
     weight = mask_BL[..., None].to(states_BLH.dtype)
     return (states_BLH * weight).sum(1) / weight.sum(1).clamp_min(1.0)

@@ -75,6 +75,8 @@ def spectral_vectors(counts: sp.csr_matrix, dim: int, seed: int) -> np.ndarray:
     u_NR, s_R, vt_RN = u_NR[:, order], s_R[order], vt_RN[order]
     sign = np.sign(u_NR[np.abs(u_NR).argmax(0), np.arange(rank)])  # a singular pair's sign is arbitrary: pin it
     vectors = (u_NR + vt_RN.T) * sign * np.sqrt(s_R)
+    vectors[:, s_R <= 1e-9 * s_R[0]] = 0.0  # beyond the matrix's rank there is only rounding
+    vectors[(row == 0) & (column == 0)] = 0.0
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 1e-9)
     return np.pad(vectors, ((0, 0), (0, dim - rank))).astype(np.float32)

@@ -33,7 +33,7 @@ class PosteriorParameters(_Block):
     layers: int = Field(ge=1, description="Decoder layers.")
     heads: int = Field(ge=1, description="Attention heads.")
     dropout: float = Field(ge=0, lt=1, description="Dropout.")
-    training: TrainingParameters
+    training: TrainingParameters = Field(description="The training loop.")
 
 
 class RetrievalParameters(_Block):
@@ -41,7 +41,7 @@ class RetrievalParameters(_Block):
 
     hidden: int = Field(ge=4, description="Width of the head.")
     dropout: float = Field(ge=0, lt=1, description="Dropout.")
-    training: TrainingParameters
+    training: TrainingParameters = Field(description="The training loop.")
 
 
 class InterestDictionaryParameters(StageParameters):
@@ -49,6 +49,6 @@ class InterestDictionaryParameters(StageParameters):
 
     num_interests: int = Field(ge=1, le=64, description="Interests shown for a user: the most likely cells.")
     max_cells: int = Field(ge=4, le=20_000, description="Largest dictionary scored exactly; a larger one is refused.")
-    dictionary: DictionaryParameters
-    posterior: PosteriorParameters
-    retrieval: RetrievalParameters
+    dictionary: DictionaryParameters = Field(description="The RQ-VAE (IDMM).")
+    posterior: PosteriorParameters = Field(description="The posterior (MIPDM).")
+    retrieval: RetrievalParameters = Field(description="The retrieval head (MIRM).")

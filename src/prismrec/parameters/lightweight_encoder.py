@@ -28,4 +28,4 @@ class LightweightEncoderParameters(StageParameters):
     duplicate_cosine: float = Field(
         gt=0, le=1, description="Items at least this similar to a target are no negatives (matching loss)."
     )
-    training: TrainingParameters
+    training: TrainingParameters = Field(description="The training loop.")

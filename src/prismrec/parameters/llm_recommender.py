@@ -23,7 +23,7 @@ class LLMRecommenderParameters(StageParameters):
     heads: int = Field(ge=1, description="Attention heads (scratch only).")
     dropout: float = Field(ge=0, lt=1, description="Dropout at the input, in the head and (scratch) in attention.")
     num_interests: int = Field(ge=1, le=8, description="Interest queries K, hence refined interests.")
-    recent_length: int = Field(ge=1, le=2048, description="Recent items the decoder reads, at most.")
+    recent_length: int = Field(ge=2, le=2048, description="Recent items the decoder reads, at most.")
     long_length: int = Field(
         ge=0,
         le=100_000,
@@ -39,7 +39,7 @@ class LLMRecommenderParameters(StageParameters):
     )
     merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
     duplicate_cosine: float = Field(gt=0, le=1, description="Items at least this similar to a target are no negatives.")
-    training: TrainingParameters
+    training: TrainingParameters = Field(description="The training loop.")
 
     @model_validator(mode="after")
     def _coherent(self) -> "LLMRecommenderParameters":

@@ -71,7 +71,7 @@ class ResidualQuantizer(nn.Module):
         residual = np.ascontiguousarray(inputs_nD.numpy(), dtype=np.float32)
         for level, size in enumerate(self.sizes):
             kmeans = faiss.Kmeans(
-                residual.shape[1], size, niter=25, seed=seed + level, verbose=False,
+                residual.shape[1], size, niter=25, nredo=5, seed=seed + level, verbose=False,
                 min_points_per_centroid=1, max_points_per_centroid=10_000,
             )  # fmt: skip
             kmeans.train(residual)
@@ -94,7 +94,7 @@ class ResidualQuantizer(nn.Module):
             mass_MD = DECAY * load_M[:, None] * codes_MD + (1 - DECAY) * sum_MD
             codes_MD.copy_(mass_MD / new_load_M[:, None].clamp_min(1e-6))
             load_M.copy_(new_load_M)
-            even = len(residual_nD) / size
+            even = float(new_load_M.mean())
             dead = torch.nonzero(load_M < DEAD_SHARE * even).flatten()
             if len(dead):
                 pick = torch.randint(len(residual_nD), (len(dead),), generator=generator)

@@ -1,8 +1,8 @@
 """The one training loop: every model that learns by gradient steps is a `Task` run by `fit`.
 
 AdamW with warm-up and cosine decay, gradient clipping, bf16 autocast where asked for, validation after every epoch;
-the weights of the best epoch are kept, and training stops when `patience` epochs bring nothing better. The device
-and the backward pass are accelerate's. Progress bars show on a terminal only.
+the weights of the best epoch are kept, and training stops when `patience` epochs bring nothing better. The
+optimiser step and the backward pass are accelerate's; training runs on the CPU. Progress bars show on a terminal only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prismrec.errors import UserError
 from prismrec.parameters.training import TrainingParameters
 from prismrec.training.memory import keep_freed_memory
 
@@ -96,13 +97,13 @@ def fit(task: Task, schedule: TrainingParameters, seed: int) -> list[EpochRecord
     from tqdm import tqdm
 
     keep_freed_memory()
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=True)
     module = task.module.to(accelerator.device)
     optimizer = accelerator.prepare(_optimizer(module, schedule))
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     curve: list[EpochRecord] = []
-    best, best_weights, step = -math.inf, _snapshot(module), 0
+    best, best_epoch, best_weights, step = -math.inf, 0, _snapshot(module), 0
     for epoch in range(1, schedule.epochs + 1):
         started, sums = time.perf_counter(), {"loss": 0.0}
         batches = task.epoch(rng)
@@ -135,6 +136,12 @@ def fit(task: Task, schedule: TrainingParameters, seed: int) -> list[EpochRecord
             best, best_weights, best_epoch = validation[SELECTION_METRIC], _snapshot(module), epoch
         elif epoch - best_epoch >= schedule.patience:
             break
+    if best_epoch == 0:
+        raise UserError(
+            f"Training of the {task.name} diverged: no epoch gave a validation figure.",
+            f"training of {task.name}",
+            "Lower its learning_rate.",
+        )
     module.load_state_dict(best_weights)
     module.eval()
     return curve

@@ -1,16 +1,25 @@
-"""Softmax losses over the whole catalogue.
+"""Softmax losses over the whole catalogue, fused: no logit outlives the block of rows it belongs to.
 
-The matrix product runs in the autocast precision, the softmax in fp32. What a step costs is rows × items, so callers
-bound the rows, not the batch (`sample_rows`).
+The merge of K interests is a softmax over items of log Σ_k exp(logit_k), so that its negative log-likelihood is
+
+    log Σ_{k,n} exp(logit_kn) − log Σ_k exp(logit_k,target)
+
+Notable: for a block of rows the logits, the loss and its gradient are computed at once, and only the gradients of the
+inputs are kept; backward scales them. Memory is one block, whatever rows × interests × items; and the tensors are read
+far fewer times than by autograd's own chain. Products run in the autocast precision, exponentials in fp32. What a step
+costs is still rows × items, so callers bound the rows (`sample_rows`).
 
 Shapes: P rows (predictions), K interests a row, D item dimension, N items.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+BLOCK_LOGITS = 2**21  # logits held at once: what stays in the cache
 
 
 def sample_rows(rows: Tensor, limit: int, generator: torch.Generator) -> Tensor:
@@ -19,6 +28,60 @@ def sample_rows(rows: Tensor, limit: int, generator: torch.Generator) -> Tensor:
         return rows
     chosen = torch.randperm(len(rows), generator=generator)[:limit].sort().values
     return rows[chosen.to(rows.device)]
+
+
+class _MergedCrossEntropy(torch.autograd.Function):
+    """Mean of log Σ_{k,n} exp(logit) − log Σ_k exp(logit at the target), with its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        vectors_PKD: Tensor,
+        items_ND: Tensor,
+        gate_PK: Tensor,
+        targets_P: Tensor,
+        duplicate_cosine: float | None,
+    ) -> Tensor:
+        rows, interests, dim = vectors_PKD.shape
+        block = max(1, BLOCK_LOGITS // (interests * len(items_ND)))
+        losses, by_vector, by_gate = [], [], []
+        by_item = torch.zeros(items_ND.shape, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, rows, block):
+            vectors, target = vectors_PKD[start : start + block], targets_P[start : start + block]
+            logits = (vectors.reshape(-1, dim) @ items_ND.T).float().view(len(target), interests, -1)
+            logits += gate_PK[start : start + block, :, None]
+            if duplicate_cosine is not None:
+                logits.masked_fill_(_duplicates(target, items_ND, duplicate_cosine)[:, None], -torch.inf)
+            at_target = logits.gather(2, target[:, None, None].expand(-1, interests, 1))
+            total = logits.flatten(1).logsumexp(1)
+            losses.append(total - at_target[..., 0].logsumexp(1))
+            gradient = logits.sub_(total[:, None, None]).exp_()
+            gradient.scatter_add_(2, target[:, None, None].expand(-1, interests, 1), -at_target.softmax(1))
+            flat = gradient.flatten(0, 1)
+            by_vector.append((flat @ items_ND).view_as(vectors))
+            by_gate.append(gradient.sum(2))
+            if by_item is not None:
+                by_item += flat.T @ vectors.reshape(-1, dim)
+        ctx.save_for_backward(torch.cat(by_vector), by_item, torch.cat(by_gate))
+        ctx.dtypes = vectors_PKD.dtype, items_ND.dtype, gate_PK.dtype
+        return torch.cat(losses).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        by_vector, by_item, by_gate = ctx.saved_tensors
+        share = upstream[0] / len(by_gate)
+        scaled = [
+            None if gradient is None else (gradient.float() * share).to(dtype)
+            for gradient, dtype in zip((by_vector, by_item, by_gate), ctx.dtypes, strict=True)
+        ]
+        return (*scaled, None, None)
+
+
+def _duplicates(targets_P: Tensor, items_ND: Tensor, cosine: float) -> Tensor:
+    """[P, N] items at least this similar to the target, itself excepted."""
+    with torch.autocast(items_ND.device.type, enabled=False):  # bf16 does not resolve cosines near 1
+        duplicate_PN = (items_ND[targets_P] @ items_ND.T) >= cosine
+    return duplicate_PN.scatter_(1, targets_P[:, None], False)
 
 
 def catalogue_cross_entropy(
@@ -31,16 +94,14 @@ def catalogue_cross_entropy(
     """Mean negative log-likelihood of the targets under softmax(scale · vector · item).
 
     Args:
-        vectors_PD: unit vectors.
+        vectors_PD: unit vectors; at least one.
         duplicate_cosine: where given, items at least this similar to the target, itself excepted, are no negatives.
     """
-    logits_PN = (vectors_PD * scale @ items_ND.T).float()
-    if duplicate_cosine is not None:
-        with torch.no_grad():
-            duplicate_PN = (items_ND[targets_P] @ items_ND.T) >= duplicate_cosine
-            duplicate_PN.scatter_(1, targets_P[:, None], False)
-        logits_PN = logits_PN.masked_fill(duplicate_PN, -torch.inf)
-    return F.cross_entropy(logits_PN, targets_P)
+    no_gate = vectors_PD.new_zeros(len(vectors_PD), 1, dtype=torch.float32)
+    loss: Tensor = _MergedCrossEntropy.apply(
+        (vectors_PD * scale)[:, None], items_ND, no_gate, targets_P, duplicate_cosine
+    )
+    return loss
 
 
 def merged_cross_entropy(
@@ -50,9 +111,12 @@ def merged_cross_entropy(
 
     The merge is a softmax over items of log Σ_k exp(scale · interest_k · item + gate_k), which is how the lists of
     several interests are merged when they are served.
+
+    Args:
+        interests_PKD: unit vectors; at least one row.
+        gate_PK: log weight of every interest; all equal where None.
     """
-    rows, interests, dim = interests_PKD.shape
-    logits_PKN = (interests_PKD.reshape(-1, dim) * scale @ items_ND.T).float().view(rows, interests, -1)
-    if gate_PK is not None:
-        logits_PKN = logits_PKN + gate_PK[..., None]
-    return F.cross_entropy(logits_PKN.logsumexp(1), targets_P)
+    if gate_PK is None:
+        gate_PK = interests_PKD.new_zeros(interests_PKD.shape[:2], dtype=torch.float32)
+    loss: Tensor = _MergedCrossEntropy.apply(interests_PKD * scale, items_ND, gate_PK, targets_P, None)
+    return loss

@@ -7,7 +7,7 @@ forward pass carries three losses:
 - *merge* (our choice): all interests together predict the first event after the cut, which teaches the gate.
 
 Notable: targets are catalogue vectors, never outputs of the user side; the order of events is kept; short
-histories get W_u = min(W, ⌊n/2⌋) targets, and cuts are drawn anew each epoch.
+histories get W_u = min(W, ⌊n/2⌋) targets (fewer where the cut is later), and cuts are drawn anew each epoch.
 """
 
 from __future__ import annotations
@@ -49,13 +49,16 @@ class RecommenderTask:
         self.generator = torch.Generator().manual_seed(parameters.seed)
 
     def epoch(self, rng: np.random.Generator) -> Sequence[Cut]:
-        """One cut a user, such that W_u events follow it and at least one precedes it."""
+        """One cut a user, late enough to fill the recent window or half of a short history.
+
+        The last event may be the only target, so that no event is never a target.
+        """
         lengths_U = self.data.train_ends_U
         users = np.flatnonzero(lengths_U >= 2)
         ahead_U = np.minimum(self.parameters.target_window, lengths_U // 2)
-        latest_U = np.maximum(lengths_U - ahead_U, 1)
-        earliest_U = np.minimum(latest_U, self.parameters.recent_length)
-        cuts_U = rng.integers(earliest_U, latest_U + 1)
+        earliest_U = np.minimum(self.parameters.recent_length, lengths_U - ahead_U)
+        cuts_U = rng.integers(earliest_U, np.maximum(lengths_U, earliest_U + 1))
+        ahead_U = np.minimum(ahead_U, lengths_U - cuts_U)
         batches = bucketed_batches(users, cuts_U[users], self.parameters.training.batch_size, rng)
         return [Cut(torch.as_tensor(u), torch.as_tensor(cuts_U[u]), torch.as_tensor(ahead_U[u])) for u in batches]
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from prismrec.errors import ParameterError
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.pipelines.inputs import training_data, training_summary
 
@@ -31,7 +32,11 @@ def train_recommender(
     splits: pl.DataFrame,
     parameters: LLMRecommenderParameters,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Fine-tune the backbone with DMIL; return recommender (with its own encoder), curve and metrics."""
+    """Fine-tune the backbone with DMIL; return recommender (with its own encoder), curve and metrics.
+
+    Raises:
+        ParameterError: the recent window does not fit the backbone.
+    """
     import torch
 
     from prismrec.models import backbone
@@ -45,6 +50,13 @@ def train_recommender(
         parameters.backbone,
         backbone.scratch_config(parameters.hidden, parameters.layers, parameters.heads, parameters.dropout, longest),
     )
+    if longest > decoder.config.max_position_embeddings:
+        raise ParameterError(
+            f"The backbone {parameters.backbone!r} reads {decoder.config.max_position_embeddings} positions, "
+            f"the recommender would feed it {longest}.",
+            "llm_recommender.recent_length",
+            f"Set it to at most {parameters.recent_length - longest + decoder.config.max_position_embeddings}.",
+        )
     if parameters.tuning == "lora":
         decoder = backbone.add_lora(decoder, parameters.lora_rank)
     config = RecommenderConfig(
