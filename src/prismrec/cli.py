@@ -41,7 +41,7 @@ Examples:
   kedro run                                  all eight stages on the embedded demo
   kedro run --env ml1m                       … on MovieLens-1M
   kedro run --pipelines codebook             one stage, on what the earlier ones wrote
-  kedro run --params codebook.levels=3       change a parameter for this run
+  kedro run --params codebook.layers=3       change a parameter for this run
   kedro run --only-missing-outputs           skip what has outputs already, whatever made them
 \b
 The stages, in order: data_validation, sequence_building, lightweight_encoder, codebook,
@@ -306,10 +306,11 @@ def _latest_metrics(project: Path, environment: str | None) -> str:
 
 def _latest_runs(project: Path, environment: str | None) -> dict[str, dict[str, Any]]:
     """Return the newest `run.json` of every stage that has one."""
+    from prismrec.artifacts import stage_record
     from prismrec.pipeline_registry import STAGES
 
     dataset = _evaluation_metrics(project, environment)
-    records = dataset.entry.parent / "manifests"
+    records = dataset.entry.parents[1] / stage_record.RECORDS
     newest = {stage: max((records / stage).glob("[!.]*/run.json"), default=None) for stage in STAGES}
     runs = {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in newest.items() if path}
     if not runs:

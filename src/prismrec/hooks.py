@@ -246,7 +246,7 @@ class ArtefactHooks:
     def _write_record(self, stage: str, progress: StageProgress) -> None:
         parameters = self._stage_parameters(stage)
         workspace = Path(self._globals["workspaces"]) / self._stages.workspace
-        records = self._context.project_path / workspace / "08_reporting" / "manifests"
+        records = self._context.project_path / workspace / stage_record.RECORDS
         manifest = {
             "stage": stage,
             "workspace": self._stages.workspace,

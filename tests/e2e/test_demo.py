@@ -31,7 +31,7 @@ def latest(demo_workspace: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def report(latest: Callable[[str], Path]) -> dict[str, Any]:
     """The evaluation's figures."""
-    figures: dict[str, Any] = json.loads(latest("08_reporting/evaluation_metrics.json").read_text())
+    figures: dict[str, Any] = json.loads(latest("07_model_output/evaluation_metrics.json").read_text())
     return figures
 
 
@@ -71,7 +71,7 @@ def planted(latest: Callable[[str], Path]) -> dict[str, str]:
 
 def test_cells_recover_the_planted_interests(latest: Callable[[str], Path], planted: dict[str, str]) -> None:
     items = pl.read_parquet(latest("03_primary/item_map.parquet"))
-    cells = load_file(latest("05_model_input/item_cells.safetensors"))["cells"]
+    cells = load_file(latest("06_models/item_cells.safetensors"))["cells"]
     known = [(int(cells[i]), planted[item]) for i, item in enumerate(items["item_id"]) if item in planted]
     rng = np.random.default_rng(0)
     shuffled = rng.permutation([interest for _, interest in known])
@@ -87,7 +87,7 @@ def _purity(pairs: list[tuple[int, str]]) -> float:
 
 def test_items_never_trained_lie_near_their_interest(latest: Callable[[str], Path], planted: dict[str, str]) -> None:
     items = pl.read_parquet(latest("03_primary/item_map.parquet"))["item_id"].to_list()
-    arrays = load_file(latest("04_feature/item_vectors.safetensors"))
+    arrays = load_file(latest("05_model_input/item_vectors.safetensors"))
     vectors, trained = arrays["vectors"], arrays["trained"]
     names = sorted({planted[item] for item in items if item in planted})
     label = np.array([names.index(planted[item]) if item in planted else -1 for item in items])
@@ -99,7 +99,7 @@ def test_items_never_trained_lie_near_their_interest(latest: Callable[[str], Pat
 
 
 def test_interests_of_a_user_are_those_planted(latest: Callable[[str], Path], planted: dict[str, str]) -> None:
-    engine = Engine.load(latest("06_models/bundle"))
+    engine = Engine.load(latest("07_model_output/bundle"))
     users = pl.read_parquet(latest("03_primary/histories.parquet")).sample(60, seed=3)
     ids = pl.read_parquet(latest("03_primary/item_map.parquet"))["item_id"].to_list()
     mine, others = [], []
@@ -116,7 +116,7 @@ def test_interests_of_a_user_are_those_planted(latest: Callable[[str], Path], pl
 def test_the_bundle_serves_the_model_that_is_best_on_validation(
     latest: Callable[[str], Path], report: dict[str, Any]
 ) -> None:
-    engine = Engine.load(latest("06_models/bundle"))
+    engine = Engine.load(latest("07_model_output/bundle"))
     servable = {name: report["models"][name]["validation_ndcg@10"] for name in engine.description.models}
     assert engine.description.default_model == max(servable, key=lambda name: servable[name])
 

@@ -34,8 +34,6 @@ def test_committed_without_outputs(name: str) -> None:
         assert cell.get("execution_count") is None, f"{name}: strip the execution count of cell {cell['id']}"
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_inspect_interests_shows_a_user_by_both_models(demo_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRISMREC_WORKSPACES", str(demo_workspace))
     monkeypatch.delenv("PRISMREC_ENV", raising=False)

@@ -37,6 +37,7 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
+RECORDS = Path("08_reporting") / "manifests"  # within a workspace
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 
 

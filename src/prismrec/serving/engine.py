@@ -149,7 +149,7 @@ class Engine:
         num_interests: int | None = None,
         exclude_seen: bool = True,
         model: str | None = None,
-        timestamps: Sequence[int] | None = None,
+        timestamps: Sequence[int] = (),
     ) -> Recommendation:
         """Recommend for a raw history.
 
@@ -159,7 +159,7 @@ class Engine:
             num_interests: interests at most; the model's own number by default.
             exclude_seen: leave the history's items out of every list.
             model: name of a ranker; the bundle's default if None.
-            timestamps: seconds, one an event; None where they are unknown.
+            timestamps: seconds, one an event; none where they are unknown.
 
         Raises:
             UnknownModel: the bundle holds no such ranker.
@@ -173,7 +173,7 @@ class Engine:
             )
         places = [place for place, item in enumerate(history) if item in self._index]
         known = np.array([self._index[history[place]] for place in places], dtype=np.int64)
-        times = None if timestamps is None else np.array([timestamps[p] for p in places], dtype=np.int64)
+        times = np.array([timestamps[p] for p in places], dtype=np.int64) if timestamps else None
         note = None
         if not len(known):
             name, note = POPULARITY, UNKNOWN_NOTE if history else EMPTY_NOTE

@@ -46,10 +46,10 @@ class RecommendRequest(BaseModel):
         max_length=MAX_HISTORY,
         description="Item ids, oldest first. Unknown ids are ignored and reported; it may be empty.",
     )
-    timestamps: Annotated[list[Timestamp], FailFast()] | None = Field(
-        default=None,
+    timestamps: Annotated[list[Timestamp], FailFast()] = Field(
+        default=[],
         max_length=MAX_HISTORY,
-        description="When each event happened, seconds since 1970 UTC; as many as the history has. May be left out.",
+        description="When each event happened, seconds since 1970 UTC; one for each, or none where times are unknown.",
     )
     k: int = Field(default=10, ge=1, le=MAX_K, description="Items of each list.")
     num_interests: int | None = Field(
@@ -67,7 +67,7 @@ class RecommendRequest(BaseModel):
 
     @model_validator(mode="after")
     def _one_time_an_event(self) -> "RecommendRequest":
-        if self.timestamps is not None and len(self.timestamps) != len(self.history):
+        if self.timestamps and len(self.timestamps) != len(self.history):
             raise PydanticCustomError(
                 "timestamps_length",
                 "timestamps has {times} entries, history has {events}; give one for each event, or none",

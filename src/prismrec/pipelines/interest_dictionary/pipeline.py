@@ -58,12 +58,14 @@ def create_pipeline() -> Pipeline:
             ["dictionary", "item_cells", "posterior", *RECOMMENDER, "histories", "splits", PARAMETERS],
             ["retrieval", "retrieval_curve"],
             name="train_retrieval",
-        ),
-        Node(
-            nodes.collect_metrics,
-            ["dictionary", "dictionary_health", "posterior_curve", "retrieval_curve"],
-            "interest_dictionary_metrics",
-            name="collect_metrics",
-        ),
+        )
     ]
-    return _group("dictionary", dictionary) + _group("posterior", posterior) + _group("retrieval", retrieval)
+    # In no group: a group that reads reports and writes models would put kedro-viz's layers into a cycle.
+    metrics = Node(
+        nodes.collect_metrics,
+        ["dictionary", "dictionary_health", "posterior_curve", "retrieval_curve"],
+        "interest_dictionary_metrics",
+        name="collect_metrics",
+    )
+    groups = _group("dictionary", dictionary) + _group("posterior", posterior) + _group("retrieval", retrieval)
+    return groups + Pipeline([metrics], namespace=STAGE, prefix_datasets_with_namespace=False)
