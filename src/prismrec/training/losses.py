@@ -98,7 +98,7 @@ def catalogue_cross_entropy(
         duplicate_cosine: where given, items at least this similar to the target, itself excepted, are no negatives.
     """
     no_gate = vectors_PD.new_zeros(len(vectors_PD), 1, dtype=torch.float32)
-    loss: Tensor = _MergedCrossEntropy.apply(
+    loss: Tensor = _MergedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         (vectors_PD * scale)[:, None], items_ND, no_gate, targets_P, duplicate_cosine
     )
     return loss
@@ -118,5 +118,5 @@ def merged_cross_entropy(
     """
     if gate_PK is None:
         gate_PK = interests_PKD.new_zeros(interests_PKD.shape[:2], dtype=torch.float32)
-    loss: Tensor = _MergedCrossEntropy.apply(interests_PKD * scale, items_ND, gate_PK, targets_P, None)
+    loss: Tensor = _MergedCrossEntropy.apply(interests_PKD * scale, items_ND, gate_PK, targets_P, None)  # type: ignore[no-untyped-call]
     return loss
