@@ -57,7 +57,7 @@ def test_training_improves_on_the_first_epoch(latest: Callable[[str], Path]) -> 
     for curve in ("lightweight_encoder_curve", "llm_recommender_curve"):
         epochs = json.loads(latest(f"08_reporting/{curve}.json").read_text())["epochs"]
         losses = [epoch["loss"] for epoch in epochs]
-        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] < 0.95 * losses[0]
         assert max(e["validation"]["ndcg@10"] for e in epochs) > epochs[0]["validation"]["ndcg@10"]
 
 

@@ -15,6 +15,7 @@ SMALL = ",".join(
         "data_validation.synthetic.items": 240,
         "data_validation.synthetic.cold_items": 6,
         "data_validation.synthetic.silent_items": 4,
+        "data_validation.synthetic.longest_history": 80,
         "lightweight_encoder.training.epochs": 1,
         "llm_recommender.training.epochs": 1,
         "interest_dictionary.posterior.training.epochs": 1,

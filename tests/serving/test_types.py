@@ -13,6 +13,7 @@ def test_only_the_history_is_needed() -> None:
     request = RecommendRequest.model_validate_json('{"history": ["1", "2"]}')
     assert request.model_dump() == {
         "history": ["1", "2"],
+        "timestamps": [],
         "k": 10,
         "num_interests": None,
         "exclude_seen": True,
@@ -27,6 +28,12 @@ def test_the_documented_example_is_valid() -> None:
 @pytest.mark.parametrize(
     ("body", "field", "text"),
     [
+        (
+            {"history": ["1", "2"], "timestamps": [5]},
+            (),
+            "timestamps has 1 entries, history has 2; give one for each event, or none",
+        ),
+        ({"history": ["1"], "timestamps": [-5]}, ("timestamps", 0), "input should be greater than or equal to 0"),
         ({"history": [], "k": 201}, ("k",), "k is 201; input should be less than or equal to 200"),
         ({"history": [], "k": 0}, ("k",), "k is 0; input should be greater than or equal to 1"),
         ({"history": [], "k": "10"}, ("k",), 'k is "10"; input should be a valid integer'),
