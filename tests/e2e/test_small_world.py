@@ -110,7 +110,7 @@ def test_artefacts_of_two_workspaces_do_not_mix(workspaces: list[Path], tmp_path
         "--params", SMALL + ",data_validation.seed=7",
     )  # fmt: skip
     assert other.returncode == 0, other.stderr
-    taken = Path("demo") / "04_feature" / "item_vectors.safetensors"
+    taken = Path("demo") / "05_model_input" / "item_vectors.safetensors"
     shutil.rmtree(tmp_path / taken)
     shutil.copytree(workspaces[0] / taken, tmp_path / taken)
     message = failure(prismrec(tmp_path, "run", "--pipelines", "llm_recommender"))
