@@ -29,10 +29,10 @@ VOLATILE = ("data_docs", "run.json")
 
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two workspaces folders with the same small run."""
+    """Two workspaces folders with the same small run, by two threads: one would repeat itself too easily."""
     folders = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
     for folder in folders:
-        done = prismrec(folder, "run", "--params", SMALL)
+        done = prismrec(folder, "run", "--params", SMALL, OMP_NUM_THREADS="2")
         assert done.returncode == 0, done.stderr
     return folders
 
@@ -59,7 +59,7 @@ def test_two_runs_write_the_same_bytes(workspaces: list[Path]) -> None:
 
 def test_a_stage_runs_alone_on_what_the_catalog_holds(workspaces: list[Path]) -> None:
     for stage in ("codebook", "evaluation"):
-        done = prismrec(workspaces[0], "run", "--pipelines", stage, "--params", SMALL)
+        done = prismrec(workspaces[0], "run", "--pipelines", stage, "--params", SMALL, OMP_NUM_THREADS="2")
         assert done.returncode == 0, done.stderr
     codebooks = sorted((workspaces[0] / "demo" / "06_models" / "codebook").glob("2*"))
     assert len(codebooks) == 2

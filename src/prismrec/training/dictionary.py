@@ -15,8 +15,10 @@ from torch import Tensor
 
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, sizes_for
 from prismrec.parameters.interest_dictionary import DictionaryParameters
+from prismrec.training.loop import repeatable
 
 
+@repeatable()
 def fit_dictionary(
     vectors_nD: Tensor, num_items: int, parameters: DictionaryParameters, parent: str | None, seed: int
 ) -> tuple[InterestDictionary, dict[str, float]]:

@@ -7,10 +7,11 @@ optimiser step and the backward pass are accelerate's; training runs on the CPU.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -87,6 +88,18 @@ def _snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Make torch choose algorithms whose sums do not depend on how threads are timed, for as long as this lasts."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@repeatable()
 def fit(task: Task, schedule: TrainingParameters, seed: int) -> list[EpochRecord]:
     """Train `task.module` in place; it ends with the weights of the best epoch, in evaluation mode.
 
