@@ -1,6 +1,5 @@
-"""Fitting of the interest dictionary, its health and its drift."""
+"""Fitting of the interest dictionary, and its drift."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from prismrec.parameters.interest_dictionary import DictionaryParameters
-from prismrec.training.dictionary import dictionary_health, drift, fit_dictionary
+from prismrec.training.dictionary import drift, fit_dictionary
 
 
 def parameters(**changes: Any) -> DictionaryParameters:
@@ -79,33 +78,6 @@ def test_the_size_follows_the_catalogue_unless_it_is_set() -> None:
     assert fixed.sizes == (5, 5)
     assert fixed.config.parent == "0123"
     assert automatic.config.parent is None
-
-
-def perplexity(counts: list[int]) -> float:
-    share = [count / sum(counts) for count in counts if count]
-    return math.exp(-sum(p * math.log(p) for p in share))
-
-
-def test_health_counts_levels_and_cells() -> None:
-    """Both levels use all of their codes, and yet a third of the cells is empty."""
-    codes = np.array([[0, 0]] * 3 + [[1, 1]] * 2 + [[2, 0]] + [[0, 1]] * 4)
-    report = dictionary_health(codes, codes[:, 0] * 2 + codes[:, 1], (3, 2))
-    assert report["cells"] == 6
-    assert report["occupied_cells"] == 4
-    assert report["utilisation_joint"] == pytest.approx(4 / 6)
-    assert report["utilisation_level_1"] == report["utilisation_level_2"] == 1
-    assert report["items_per_occupied_cell"] == 2.5
-    assert report["largest_cell"] == 4
-    assert report["perplexity_joint"] == pytest.approx(perplexity([3, 2, 1, 4]))
-    assert report["perplexity_level_1"] == pytest.approx(perplexity([7, 2, 1]))
-    assert report["perplexity_level_2"] == pytest.approx(perplexity([4, 6]))
-
-
-def test_collapse_shows() -> None:
-    report = dictionary_health(np.zeros((50, 2), dtype=int), np.zeros(50, dtype=int), (4, 5))
-    assert report["utilisation_joint"] == pytest.approx(1 / 20)
-    assert report["perplexity_joint"] == pytest.approx(1)
-    assert report["utilisation_level_2"] == pytest.approx(1 / 5)
 
 
 def test_drift_of_a_first_dictionary() -> None:

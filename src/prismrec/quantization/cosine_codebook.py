@@ -23,6 +23,7 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from prismrec.artifacts.model_folder import read_config, read_tensors, write_model
+from prismrec.metrics.codes import code_health
 from prismrec.quantization.kmeans import balanced_kmeans
 
 BLOCK = 65_536  # vectors encoded at once
@@ -112,8 +113,8 @@ def fidelity(vectors_nD: np.ndarray, codebook: CosineCodebook, codes: Codes) -> 
     """How much the compressed vectors keep, and what they cost.
 
     Returns:
-        Mean cosine and its 5 % quantile, relative squared error, utilisation and perplexity of every layer, bytes an
-        item (marginal, and amortised over the codebook), and the compression ratio to fp32.
+        Mean cosine and its 5 % quantile, relative squared error, bytes an item (marginal, and amortised over the
+        codebook), the compression ratio to fp32, and the health of the codes of every layer and jointly.
     """
     decoded_nD = codebook.decode(codes)
     length = np.linalg.norm(vectors_nD, axis=1) * np.linalg.norm(decoded_nD, axis=1)
@@ -121,17 +122,12 @@ def fidelity(vectors_nD: np.ndarray, codebook: CosineCodebook, codes: Codes) -> 
     n, dim = vectors_nD.shape
     layers, k, _ = codebook.centroids_LkD.shape
     marginal = codes.codes_nL.itemsize * layers + codes.coefficients_nL.itemsize * layers
-    report = {
+    return {
         "cosine_mean": float(cosine_n.mean()),
         "cosine_p05": float(np.quantile(cosine_n, 0.05)),
         "relative_squared_error": float(((vectors_nD - decoded_nD) ** 2).sum() / (vectors_nD**2).sum()),
         "bytes_per_item_marginal": float(marginal),
         "bytes_per_item_amortised": float(marginal + codebook.centroids_LkD.nbytes / n),
         "compression_marginal": float(4 * dim / marginal),
+        **code_health(codes.codes_nL, (k,) * layers, level_name="layer"),
     }
-    for layer in range(layers):
-        share_k = np.bincount(codes.codes_nL[:, layer], minlength=k) / n
-        used = share_k[share_k > 0]
-        report[f"utilisation_layer_{layer + 1}"] = float(len(used) / k)
-        report[f"perplexity_layer_{layer + 1}"] = float(np.exp(-(used * np.log(used)).sum()))
-    return report

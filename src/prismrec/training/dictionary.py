@@ -1,4 +1,4 @@
-"""Fitting of the interest dictionary (GemiRec, IDMM), and what a report says of its health.
+"""Fitting of the interest dictionary (GemiRec, IDMM), and what changes from one version to the next.
 
 The dictionary is fitted on frozen item vectors and then frozen itself (staged, our choice): posterior and retrieval
 rest on cells that do not move. It sees every trained item twice, once with its behavioural part left out, because
@@ -9,7 +9,6 @@ Notable: the cell numbers that posterior and retrieval use come from the final c
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,36 +76,6 @@ def _warm_up(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-
-
-def dictionary_health(codes_nC: np.ndarray, cells_n: np.ndarray, sizes: tuple[int, ...]) -> dict[str, float]:
-    """Utilisation and perplexity, a level and jointly.
-
-    Args:
-        codes_nC: codes of the recommendable items.
-        cells_n: their cells.
-        sizes: codes a level.
-    """
-    cells = int(np.prod(sizes))
-    occupied = len(np.unique(cells_n))
-    report = {
-        "cells": float(cells),
-        "occupied_cells": float(occupied),
-        "utilisation_joint": occupied / cells,
-        "perplexity_joint": _perplexity(np.bincount(cells_n, minlength=cells)),
-        "items_per_occupied_cell": len(cells_n) / occupied,
-        "largest_cell": float(np.bincount(cells_n).max()),
-    }
-    for level, size in enumerate(sizes):
-        counts = np.bincount(codes_nC[:, level], minlength=size)
-        report[f"utilisation_level_{level + 1}"] = float((counts > 0).mean())
-        report[f"perplexity_level_{level + 1}"] = _perplexity(counts)
-    return report
-
-
-def _perplexity(counts: np.ndarray) -> float:
-    share = counts[counts > 0] / counts.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def drift(

@@ -1,0 +1,164 @@
+"""What a model of several interests does with them, and whether they collapse into one.
+
+A cell is an interest of the dictionary; every item has one, or -1 where it has none (such a target counts in no
+figure by cells). Under ties, hits are expectations, as in `metrics.ranking`.
+
+Shapes: C users, T targets, B users of a batch, K interests, D dimension, k places, E events of all users.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prismrec.metrics.ranking import TargetRanks, first_place, per_user_metrics
+
+CHUNK = 8192  # groups of targets, or users, handled at once
+EVENTS = 2**22  # history events expanded at once
+PAIRS = 2**24  # pairs of list entries compared at once
+
+
+def cells_hit(ranks: TargetRanks, cells_CT: np.ndarray, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Distinct cells of the targets found among the first k: [C] float64 each; NaN for a user without such a target.
+
+    Args:
+        cells_CT: the targets' cells; -1 for none.
+
+    Returns:
+        `cells_hit@k`, their expected number, and `cells_hit_share@k`, as a share of the cells of all targets.
+    """
+    user_P, column_P = np.nonzero(ranks.mask_CT.numpy() & (cells_CT >= 0))
+    higher_P = ranks.higher_CT.numpy()[user_P, column_P]
+    tied_P, cell_P = ranks.tied_CT.numpy()[user_P, column_P], cells_CT[user_P, column_P]
+    order_P = np.lexsort((higher_P, cell_P, user_P))
+    user_P, cell_P, higher_P, tied_P = (part[order_P] for part in (user_P, cell_P, higher_P, tied_P))
+    new_cell_P = np.r_[True, (np.diff(user_P) != 0) | (np.diff(cell_P) != 0)][: len(user_P)]
+    new_tie_P = new_cell_P | np.r_[True, np.diff(higher_P) != 0][: len(user_P)]
+    first_G = np.flatnonzero(new_cell_P)  # a group: the targets of one user in one cell, best first
+    in_tie = np.bincount(np.cumsum(new_tie_P) - 1)  # targets of the group in one tie
+    targets_G = in_tie[np.cumsum(new_tie_P)[first_G] - 1]
+    user_G, users = user_P[first_G], len(cells_CT)
+    cells_C = np.bincount(user_G, minlength=users).astype(np.float64)
+    cells_C[cells_C == 0] = np.nan
+    hit_GJ = _chance_of_hit(higher_P[first_G], tied_P[first_G], targets_G, cutoffs)
+    metrics: dict[str, np.ndarray] = {}
+    for column, k in enumerate(cutoffs):
+        found_C = np.bincount(user_G, weights=hit_GJ[:, column], minlength=users)
+        metrics[f"cells_hit@{k}"] = np.where(np.isnan(cells_C), np.nan, found_C)
+        metrics[f"cells_hit_share@{k}"] = found_C / cells_C
+    return metrics
+
+
+def _chance_of_hit(
+    higher_G: np.ndarray, items_G: np.ndarray, targets_G: np.ndarray, cutoffs: tuple[int, ...]
+) -> np.ndarray:
+    """Chance that a group's first target is among the first k: [G, number of cutoffs]."""
+    chance_GJ = np.zeros((len(higher_G), len(cutoffs)))
+    for start in range(0, len(higher_G), CHUNK):
+        part = slice(start, start + CHUNK)
+        law_gK = first_place(higher_G[part], items_G[part], targets_G[part], max(cutoffs))
+        chance_GJ[part] = np.stack([law_gK[:, :k].sum(1) for k in cutoffs], axis=1)
+    return np.minimum(chance_GJ, 1.0)
+
+
+def new_interest_recall(ranks: TargetRanks, new_CT: np.ndarray, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """`new_interest_recall@k`: Recall of the targets of new interests: [C] float64, NaN for a user without one.
+
+    Args:
+        new_CT: `new_interests`.
+    """
+    only_new = ranks._replace(mask_CT=ranks.mask_CT & torch.as_tensor(new_CT))
+    figures = per_user_metrics(only_new, cutoffs)
+    return {f"new_interest_recall@{k}": figures[f"recall@{k}"] for k in cutoffs}
+
+
+def new_interests(
+    cells_CT: np.ndarray, items_E: np.ndarray, starts_C: np.ndarray, ends_C: np.ndarray, cells_N: np.ndarray
+) -> np.ndarray:
+    """Which targets have a cell that no event of the history has: [C, T] bool.
+
+    Args:
+        cells_CT: the targets' cells; -1 for none.
+        items_E: items of all users' events, flat.
+        starts_C: where the case's history starts in `items_E`.
+        ends_C: where it ends, itself excluded.
+        cells_N: cell of every item.
+    """
+    radix = int(max(cells_N.max(initial=-1), cells_CT.max(initial=-1))) + 2  # cells from -1 on
+    seen_CT = np.zeros(cells_CT.shape, dtype=bool)
+    before_C = np.concatenate([[0], np.cumsum(ends_C - starts_C)])
+    start = 0
+    while start < len(cells_CT):
+        stop = max(int(np.searchsorted(before_C, before_C[start] + EVENTS, side="right")) - 1, start + 1)
+        length_c = (ends_C - starts_C)[start:stop]
+        row_e = np.repeat(np.arange(stop - start), length_c)
+        position_e = np.arange(len(row_e)) + np.repeat(
+            starts_C[start:stop] - (before_C[start:stop] - before_C[start]), length_c
+        )
+        history_e = row_e * radix + cells_N[items_E[position_e]] + 1
+        target_cT = np.arange(stop - start)[:, None] * radix + cells_CT[start:stop] + 1
+        seen_CT[start:stop] = np.isin(target_cT, history_e)
+        start = stop
+    return ~seen_CT & (cells_CT >= 0)
+
+
+def effective_rank(vectors_BKD: Tensor) -> Tensor:
+    """Exp of the entropy of the normalised singular values (Roy and Vetterli, 2007): [B] float64, from 1 to K.
+
+    The singular values are the square roots of the Gram matrix's eigenvalues, which is K x K; in double precision,
+    since the roots halve the digits.
+    """
+    vectors_BKD = vectors_BKD.double()
+    eigenvalues_BK = torch.linalg.eigvalsh(vectors_BKD @ vectors_BKD.transpose(1, 2))
+    singular_BK = eigenvalues_BK.clamp_min(0.0).sqrt()
+    share_BK = singular_BK / singular_BK.sum(1, keepdim=True)
+    entropy_B: Tensor = torch.special.entr(share_BK).sum(1)
+    return entropy_B.exp()
+
+
+def interest_cosine(vectors_BKD: Tensor) -> Tensor:
+    """Mean cosine of the pairs of a user's interests: [B] float64; 1 when they are all the same.
+
+    Args:
+        vectors_BKD: unit vectors, at least two a user.
+    """
+    interests = vectors_BKD.shape[1]
+    assert interests > 1, "one interest makes no pair"
+    vectors_BKD = vectors_BKD.double()
+    among_all_B = vectors_BKD.sum(1).square().sum(1) - vectors_BKD.square().sum((1, 2))
+    return among_all_B / (interests * (interests - 1))
+
+
+def list_overlap(lists_BKk: Tensor) -> Tensor:
+    """Mean Jaccard index of the pairs of the interests' own lists: [B] float64; 1 when they are all the same.
+
+    Args:
+        lists_BKk: the first k items of each interest, k the same for all; usually 50.
+    """
+    users, interests, k = lists_BKk.shape
+    assert interests > 1, "one interest makes no pair"
+    pairs = list(itertools.combinations(range(interests), 2))
+    overlap_B = torch.zeros(users, dtype=torch.float64, device=lists_BKk.device)
+    rows = max(PAIRS // (k * k), 1)
+    for start in range(0, users, rows):
+        part = lists_BKk[start : start + rows]
+        for a, b in pairs:
+            common_b = (part[:, a, :, None] == part[:, b, None, :]).sum((1, 2)).double()
+            overlap_B[start : start + rows] += common_b / (2 * k - common_b)
+    return overlap_B / len(pairs)
+
+
+def contributing_interests(scores_BKk: Tensor) -> tuple[Tensor, Tensor]:
+    """Which interests a list comes from, each item counted for the interest that scores it highest.
+
+    Args:
+        scores_BKk: every interest's score of the k items of the user's list.
+
+    Returns:
+        The number of interests with at least one item: [B] int64, and the largest one's share of the list: [B] float64.
+    """
+    items_BK = torch.nn.functional.one_hot(scores_BKk.argmax(1), scores_BKk.shape[1]).sum(1)
+    return (items_BK > 0).sum(1), items_BK.amax(1).double() / scores_BKk.shape[2]

@@ -1,0 +1,132 @@
+"""Figures of several interests: against naive counts, and known geometry."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prismrec.metrics import interests
+from prismrec.metrics.interests import (
+    cells_hit,
+    contributing_interests,
+    effective_rank,
+    interest_cosine,
+    list_overlap,
+    new_interest_recall,
+    new_interests,
+)
+from prismrec.metrics.ranking import NEVER, TargetRanks, per_user_metrics, rank_targets
+
+
+def random_ranks(seed: int, levels: int) -> tuple[TargetRanks, np.ndarray]:
+    """Ranks of up to six targets of seven users, and the targets' cells, one of them none."""
+    rng = np.random.default_rng(seed)
+    scores = torch.tensor(rng.integers(0, levels, (7, 20)), dtype=torch.float32)
+    targets = torch.tensor(np.stack([rng.permutation(20)[:6] for _ in range(7)]))
+    mask = torch.tensor(rng.random((7, 6)) < 0.8)
+    cells = rng.integers(-1, 3, 20)
+    return rank_targets(scores, targets, mask), cells[targets.numpy()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.sampled_from([2, 5, 1000]))
+def test_cells_hit_is_the_sum_of_the_hit_rates_of_the_cells(seed: int, levels: int) -> None:
+    ranks, cells = random_ranks(seed, levels)
+    found = cells_hit(ranks, cells, (2, 10))
+    number, existing = {2: np.zeros(7), 10: np.zeros(7)}, np.zeros(7)
+    for cell in range(3):
+        of_cell = ranks._replace(mask_CT=ranks.mask_CT & torch.tensor(cells == cell))
+        hits = per_user_metrics(of_cell, (2, 10))
+        existing += of_cell.mask_CT.any(1).numpy()
+        for k in (2, 10):
+            number[k] += np.nan_to_num(hits[f"hr@{k}"])
+    existing[existing == 0] = np.nan
+    for k in (2, 10):
+        np.testing.assert_allclose(found[f"cells_hit@{k}"], np.where(np.isnan(existing), np.nan, number[k]), atol=1e-12)
+        np.testing.assert_allclose(found[f"cells_hit_share@{k}"], number[k] / existing, atol=1e-12)
+
+
+def test_cells_hit_of_a_known_case() -> None:
+    """Targets at places 1, 2, 3 and 30 of cells 4, 4, 7 and 9: two of three cells within ten, one within two."""
+    higher, ones = torch.tensor([[0, 1, 2, 29]]), torch.ones(1, 4, dtype=torch.int64)
+    found = cells_hit(TargetRanks(higher, ones, ones.bool()), np.array([[4, 4, 7, 9]]), (2, 10, 50))
+    assert [found[f"cells_hit@{k}"][0] for k in (2, 10, 50)] == [1, 2, 3]
+    assert found["cells_hit_share@10"][0] == pytest.approx(2 / 3)
+    none = cells_hit(TargetRanks(higher, ones, ones.bool()), np.full((1, 4), -1), (2,))
+    assert math.isnan(none["cells_hit@2"][0])
+    never = cells_hit(TargetRanks(torch.full((1, 4), NEVER), 4 * ones, ones.bool()), np.array([[4, 4, 7, 9]]), (50,))
+    assert never["cells_hit@50"][0] == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 60))
+def test_new_interests_are_absent_from_the_history(seed: int, events: int) -> None:
+    rng = np.random.default_rng(seed)
+    items, cells = rng.integers(0, 15, events), rng.integers(-1, 5, 15)
+    starts = rng.integers(0, events + 1, 8)
+    ends = np.minimum(starts + rng.integers(0, 6, 8), events)
+    targets = cells[rng.integers(0, 15, (8, 3))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interests, "EVENTS", 7)
+        found = new_interests(targets, items, starts, ends, cells)
+    for case in range(8):
+        history = set(cells[items[starts[case] : ends[case]]].tolist())
+        assert found[case].tolist() == [cell >= 0 and cell not in history for cell in targets[case].tolist()]
+
+
+def test_recall_of_new_interests_counts_only_these() -> None:
+    ones = torch.ones(3, 2, dtype=torch.int64)
+    ranks = TargetRanks(torch.tensor([[0, 50], [0, 50], [0, 50]]), ones, ones.bool())
+    new = np.array([[True, True], [False, True], [False, False]])
+    found = new_interest_recall(ranks, new, (10,))["new_interest_recall@10"]
+    np.testing.assert_array_equal(found, [0.5, 0.0, math.nan])
+
+
+def test_effective_rank_and_cosine_of_known_shapes() -> None:
+    """Orthogonal interests, collapsed ones, and two pairs of twins."""
+    eye = torch.eye(4, 8)
+    vectors = torch.stack([eye, eye[:1].expand(4, 8), eye[[0, 0, 1, 1]]])
+    np.testing.assert_allclose(effective_rank(vectors), [4, 1, 2], atol=1e-6)
+    np.testing.assert_allclose(interest_cosine(vectors), [0, 1, 2 / 6], atol=1e-6)
+    with pytest.raises(AssertionError):
+        interest_cosine(vectors[:, :1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(2, 5))
+def test_effective_rank_and_cosine_by_definition(seed: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.nn.functional.normalize(torch.randn(3, count, 6, generator=generator, dtype=torch.float64), dim=2)
+    singular = torch.linalg.svdvals(vectors)
+    share = singular / singular.sum(1, keepdim=True)
+    expected = torch.exp(-(share * share.log()).sum(1))
+    np.testing.assert_allclose(effective_rank(vectors), expected, rtol=1e-6)
+    cosine = vectors @ vectors.transpose(1, 2)
+    off_diagonal = (cosine.sum((1, 2)) - count) / (count * (count - 1))
+    np.testing.assert_allclose(interest_cosine(vectors), off_diagonal, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_list_overlap_is_the_mean_jaccard_of_pairs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lists = np.stack([[rng.permutation(12)[:5] for _ in range(3)] for _ in range(4)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interests, "PAIRS", 50)
+        found = list_overlap(torch.tensor(lists))
+    for user in range(4):
+        a, b, c = (set(row.tolist()) for row in lists[user])
+        expected = sum(len(x & y) / len(x | y) for x, y in ((a, b), (a, c), (b, c))) / 3
+        assert float(found[user]) == pytest.approx(expected)
+
+
+def test_contributing_interests() -> None:
+    """Four items: three come from interest 0 and one from interest 2; the other user's all from interest 1."""
+    first = torch.tensor([[9.0, 8, 7, 0], [0, 0, 0, 1], [1, 1, 1, 6]])
+    second = torch.tensor([[0.0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    number, share = contributing_interests(torch.stack([first, second]))
+    assert number.tolist() == [2, 1]
+    assert share.tolist() == [0.75, 1.0]
