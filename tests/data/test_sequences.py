@@ -102,8 +102,9 @@ def test_schemas_and_cut_points() -> None:
     assert built.user_map.schema == schema.USER_MAP
     assert built.histories.schema == schema.HISTORIES
     assert built.splits.schema == schema.SPLITS
-    assert built.splits.rows() == [(0, 3, 3, 4), (1, 1, 1, 2)]
-    assert built.metrics["cases"] == 2
+    assert built.splits.rows() == [(0, 3, 3, 4, 4, 5), (1, 1, 1, 2, 2, 3)]
+    one_each = {"users": 2, "targets": 2, "users_without_history": 0}
+    assert built.metrics["cases"] == {"validation": one_each, "test": one_each}
     assert built.metrics["users_whose_last_two_events_tie"] == 0
     assert built.metrics["items_never_in_training"] == 2  # d, e are u's last two
 
@@ -205,9 +206,10 @@ def test_flat_arrays_hold_the_same_histories(rows: list[Row]) -> None:
         assert flat.items[span].tolist() == item_indices
         assert flat.timestamps[span].tolist() == timestamps
         assert flat.lengths[row] == len(item_indices)
-        assert (cuts.train_end_U[row], cuts.validation_U[row], cuts.test_U[row]) == (
+        assert (cuts.train_end_U[row], cuts.validation_start_U[row], cuts.test_start_U[row]) == (
             len(item_indices) - 2, len(item_indices) - 2, len(item_indices) - 1,
         )  # fmt: skip
+        assert (cuts.validation_end_U[row], cuts.test_end_U[row]) == (len(item_indices) - 1, len(item_indices))
 
 
 REAL = [
@@ -223,5 +225,5 @@ def test_real_data_counts(source: str, folder: str, events_in: int, users: int, 
     tables = validate_tables(raw.interactions, raw.items, parameters)
     metrics = build_sequences(tables.interactions, tables.items, None, None, sequence_parameters()).metrics
     assert metrics["events_in"] == events_in
-    assert (metrics["users"], metrics["items"], metrics["cases"]) == (users, active, users)
+    assert (metrics["users"], metrics["items"], metrics["cases"]["test"]["users"]) == (users, active, users)
     assert metrics["users_whose_last_two_events_tie"] == pytest.approx(ties, abs=5e-4)

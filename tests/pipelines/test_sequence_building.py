@@ -52,4 +52,4 @@ def test_a_second_run_extends_the_first() -> None:
     assert second["user_map"].rows() == [(0, "m", False), (1, "n", True), (2, "a", True)]
     assert second["item_map"][schema.ITEM_ID].to_list() == list("abcde")
     assert second["histories"][schema.USER_INDEX].to_list() == [1, 2]
-    assert second["sequence_building_metrics"]["cases"] == 2
+    assert second["sequence_building_metrics"]["cases"]["test"]["users"] == 2

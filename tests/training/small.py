@@ -31,6 +31,7 @@ class Walks:
         )
         self.times = np.cumsum(rng.integers(0, 5000, len(self.items)))
         self.train_ends = self.lengths - 2
+        self.validation_starts, self.validation_ends = self.lengths - 2, self.lengths - 1
         self.recommendable = np.ones(NUM_ITEMS, dtype=bool)
         self.validation_users = validation_users
 
@@ -42,7 +43,8 @@ class Walks:
         """The world as the tasks read it."""
         return TrainingData(
             EventTable(self.offsets, self.items, self.times),
-            self.train_ends, self.train_ends, self.recommendable, self.validation_users, seed,
+            self.train_ends, self.validation_starts, self.validation_ends, self.recommendable, self.validation_users,
+            seed,
         )  # fmt: skip
 
 

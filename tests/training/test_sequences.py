@@ -145,15 +145,47 @@ def test_validation_ranks_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -
     assert found["hr@10"] == pytest.approx(np.mean(np.array(gains) > 0))
 
 
+def test_several_targets_of_held_out_users_are_validated_together() -> None:
+    """Only users with a target are asked for; targets that are in the history, or come twice, do not count."""
+    world = Walks([8] * 6)
+    world.items[world.offsets[2] + 7] = world.items[world.offsets[2]]  # user 2: the last target is an old item
+    world.validation_starts, world.validation_ends = np.full(6, 8), np.full(6, 8)
+    world.validation_starts[[2, 4, 5]], world.train_ends[[2, 4, 5]] = [5, 6, 7], 0
+    world.items[world.offsets[5] + 7] = world.items[world.offsets[5]]  # user 5: so is the only one
+    data = world.data()
+    assert data.validation.users_C.tolist() == [2, 4]
+    assert data.validation.mask_CT.tolist() == [[True, True], [True, True]]
+
+    def score(user: int, end: int) -> torch.Tensor:
+        """User 2's targets come first and second, of user 4's only the second."""
+        found = torch.zeros(NUM_ITEMS)
+        found[world.of(user)[end:]] = torch.tensor({2: [3.0, 2.0, 9.0], 4: [-1.0, 1.0]}[user])
+        return found
+
+    ranker = Scripted(score)
+    metrics = data.validate(ranker)
+    assert sorted(ranker.asked) == [(2, 5), (4, 6)]
+    ideal = 1 + 1 / math.log2(3)
+    assert metrics["ndcg@10"] == pytest.approx((1 + 1 / ideal) / 2)
+    assert metrics["hr@10"] == 1.0
+
+
+def test_nobody_to_validate_on_is_a_bug() -> None:
+    world = Walks([8] * 6)
+    world.validation_ends = world.validation_starts
+    with pytest.raises(AssertionError, match="nobody to validate on"):
+        world.data().validate(Scripted(lambda user, end: torch.zeros(NUM_ITEMS)))
+
+
 def test_the_validation_sample_is_fixed_by_the_seed() -> None:
     world = Walks(random_lengths(50), validation_users=12)
     first, again, other = world.data(0), world.data(0), world.data(1)
-    assert first.validation_users.tolist() == again.validation_users.tolist()
-    assert len(set(first.validation_users.tolist())) == 12
-    assert set(first.validation_users.tolist()) != set(other.validation_users.tolist())
+    assert first.validation.users_C.tolist() == again.validation.users_C.tolist()
+    assert len(set(first.validation.users_C.tolist())) == 12
+    assert set(first.validation.users_C.tolist()) != set(other.validation.users_C.tolist())
     ranker = Scripted(lambda user, end: torch.zeros(NUM_ITEMS))
     first.validate(ranker)
-    assert {user for user, _ in ranker.asked} == set(first.validation_users.tolist())
+    assert {user for user, _ in ranker.asked} == set(first.validation.users_C.tolist())
 
 
 def test_some_users_are_trained_on_without_times_and_none_is_validated_so() -> None:

@@ -62,17 +62,23 @@ class Histories:
 
 @dataclass(frozen=True)
 class SplitPoints:
-    """Leave-one-out cut points, int32 [U], in the row order of `Histories`.
+    """Cut points of any protocol, int32 [U], in the row order of `Histories`.
+
+    Targets are the events [start, end); an empty range is no case; all events before start are the history.
 
     Attributes:
         train_end_U: the training events of row u are positions [0, train_end).
-        validation_U: position of the validation target.
-        test_U: position of the test target.
+        validation_start_U: position of the first validation target.
+        validation_end_U: position after the last one.
+        test_start_U: position of the first test target.
+        test_end_U: position after the last one.
     """
 
     train_end_U: Int32Array
-    validation_U: Int32Array
-    test_U: Int32Array
+    validation_start_U: Int32Array
+    validation_end_U: Int32Array
+    test_start_U: Int32Array
+    test_end_U: Int32Array
 
     def __len__(self) -> int:
         """Number of users."""
@@ -81,6 +87,6 @@ class SplitPoints:
     @classmethod
     def from_frame(cls, frame: "pl.DataFrame") -> "SplitPoints":
         """Read the `splits` table (see `prismrec.data.schema.SPLITS`)."""
-        from prismrec.data.schema import TEST_POSITION, TRAIN_END, VALIDATION_POSITION
+        from prismrec.data.splits import CUT_POINTS
 
-        return cls(*(frame.get_column(c).to_numpy() for c in (TRAIN_END, VALIDATION_POSITION, TEST_POSITION)))
+        return cls(*(frame.get_column(column).to_numpy() for column in CUT_POINTS))

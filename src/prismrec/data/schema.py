@@ -22,8 +22,10 @@ ACTIVE = "active"
 ITEM_INDICES = "item_indices"
 TIMESTAMPS = "timestamps"
 TRAIN_END = "train_end"
-VALIDATION_POSITION = "validation_position"
-TEST_POSITION = "test_position"
+VALIDATION_START = "validation_start"
+VALIDATION_END = "validation_end"
+TEST_START = "test_start"
+TEST_END = "test_end"
 
 # List types are typed loosely: mypy cannot see a schema that mixes classes and instances.
 STRING_LIST: Any = pl.List(pl.String)
@@ -79,12 +81,15 @@ ITEM_MAP = pl.Schema(
 )
 USER_MAP = pl.Schema({USER_INDEX: pl.Int32, USER_ID: pl.String, ACTIVE: pl.Boolean})
 HISTORIES = pl.Schema({USER_INDEX: pl.Int32, ITEM_INDICES: INDEX_LIST, TIMESTAMPS: TIMESTAMP_LIST})
+# Positions in a user's history; targets are [start, end), the history is all before start.
 SPLITS = pl.Schema(
     {
         USER_INDEX: pl.Int32,
         TRAIN_END: pl.Int32,
-        VALIDATION_POSITION: pl.Int32,
-        TEST_POSITION: pl.Int32,
+        VALIDATION_START: pl.Int32,
+        VALIDATION_END: pl.Int32,
+        TEST_START: pl.Int32,
+        TEST_END: pl.Int32,
     }
 )
 

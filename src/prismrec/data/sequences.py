@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from prismrec.data import schema
-from prismrec.data.splits import leave_one_out, split_hash
+from prismrec.data.splits import EVENT_ORDER, count_cases, describe, make_splits, split_hash
 from prismrec.errors import DataRejected
 from prismrec.parameters.sequence_building import SequenceBuildingParameters
-
-TIE_RULE = "timestamp, then row of the source file"
 
 
 class Sequences(NamedTuple):
@@ -46,10 +44,10 @@ def build_sequences(
         items: the validated items.
         previous_item_map: the item map of the workspace's last run, if any.
         previous_user_map: its user map, if any.
-        parameters: k-core and repeats.
+        parameters: k-core, repeats and protocol.
 
     Raises:
-        DataRejected: no user is left.
+        DataRejected: no user is left, at all or to validate or test with.
     """
     core = keep_core(order_events(interactions), parameters)
     if core.is_empty():
@@ -61,15 +59,17 @@ def build_sequences(
     item_map = extend_item_map(previous_item_map, items, interactions, core)
     user_map = extend_user_map(previous_user_map, interactions, core)
     histories = gather_histories(core, item_map, user_map)
-    splits = leave_one_out(histories)
+    splits = make_splits(histories, user_map, parameters)
     metrics = {
         **_counts(interactions, core, item_map, user_map),
-        **_difficulties(core, histories),
+        **_difficulties(core, histories, splits),
         "min_item_events": parameters.min_item_events,
         "min_user_events": parameters.min_user_events,
         "core": parameters.core,
         "repeats": parameters.repeats,
-        "tie_rule": TIE_RULE,
+        "tie_rule": EVENT_ORDER,
+        "protocol": describe(histories, parameters),
+        "cases": count_cases(histories, splits),
         "split_hash": split_hash(histories, splits, item_map, user_map),
     }
     return Sequences(item_map, user_map, histories, splits, metrics)
@@ -182,22 +182,23 @@ def _counts(
         "events": len(core),
         "users_known": len(user_map),
         "users": active_users,
-        "cases": active_users,
         "items_known": len(item_map),
         "items": int(item_map.get_column(schema.ACTIVE).sum()),
     }
 
 
-def _difficulties(core: pl.DataFrame, histories: pl.DataFrame) -> dict[str, int | float]:
+def _difficulties(core: pl.DataFrame, histories: pl.DataFrame, splits: pl.DataFrame) -> dict[str, int | float]:
     """What makes the cases hard: lengths, ties at the end, items that training never shows."""
     lengths = histories.get_column(schema.ITEM_INDICES).list.len()
     times, items = pl.col(schema.TIMESTAMPS).list, pl.col(schema.ITEM_INDICES).list
     ties = histories.select((times.get(-1) == times.get(-2)).mean()).item()
-    trained = histories.select(items.head(items.len() - 2).explode(empty_as_null=False)).to_series()
+    trained = histories.with_columns(splits.get_column(schema.TRAIN_END)).select(
+        items.head(pl.col(schema.TRAIN_END)).explode(empty_as_null=False)
+    )
     return {
         "history_length_mean": round(len(core) / len(histories), 3),
         "history_length_median": lengths.to_frame().select(pl.all().median()).item(),
         "history_length_max": lengths.to_frame().select(pl.all().max()).item(),
         "users_whose_last_two_events_tie": round(ties, 6),
-        "items_never_in_training": core.get_column(schema.ITEM_ID).n_unique() - trained.n_unique(),
+        "items_never_in_training": core.get_column(schema.ITEM_ID).n_unique() - trained.to_series().n_unique(),
     }

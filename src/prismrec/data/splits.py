@@ -1,34 +1,202 @@
-"""Leave-one-out cut points (protocol A): the last event is the test target, the one before validation's.
+"""Cut points of the three protocols: which events train, and which are the validation and test targets.
 
-Cut points, not copies: histories are stored once, and a split is three positions a user. The split's hash
-is taken over user ids, item ids and cut points, so that it names the cases themselves, whatever indices
-an append-only map gave them.
+- *leave one out* (A): the last event is the test target, the one before it validation's;
+- *multi-target users* (B, the ComiRec lineage): some users are held out whole, all others train whole; of a held-out
+  user the first events are the history and the last ones the targets;
+- *global time* (C): two cuts in time; what lies before the first trains, between the two validates, after both tests.
+
+Cut points, not copies: histories are stored once, and a split is five positions a user. Targets are the events
+[start, end); an empty range is no case; all events before `start` are the history. The split's hash is taken over user
+ids, item ids and cut points, so that it names the cases themselves, whatever indices an append-only map gave them.
+
+Our choices: B draws users by a hash of seed and user id, so that a user stays where it is when others come or go, and
+the shares hold on average; C puts events at the very time of a cut after it.
 """
 
 from hashlib import sha256
+from typing import Any
 
 import polars as pl
 
 from prismrec.data import schema
+from prismrec.errors import DataRejected
+from prismrec.parameters.sequence_building import SequenceBuildingParameters
 
 FIELD, EVENT = "\x1f", "\x1e"  # ASCII's unit and record separators: no id holds them
 FEWEST_EVENTS = 3  # one each to train, to validate and to test
+CUT_POINTS = (
+    schema.TRAIN_END,
+    schema.VALIDATION_START,
+    schema.VALIDATION_END,
+    schema.TEST_START,
+    schema.TEST_END,
+)
+WHOLE = 1e-9  # so that 80 % of 5 events are 4, whatever the rounding
+EVENT_ORDER = "timestamp, then row of the source file"
+LENGTH = pl.col(schema.ITEM_INDICES).list.len().cast(pl.Int32)
+
+
+def make_splits(
+    histories: pl.DataFrame, user_map: pl.DataFrame, parameters: SequenceBuildingParameters
+) -> pl.DataFrame:
+    """The `splits` table under the chosen protocol, one row a user of `histories`.
+
+    Raises:
+        DataRejected: validation or test has no target.
+    """
+    match parameters.protocol:
+        case "leave_one_out":
+            splits = leave_one_out(histories)
+        case "multi_target_users":
+            splits = multi_target_users(
+                histories, user_map, parameters.holdout_share, parameters.target_share, parameters.seed
+            )
+        case "global_time":
+            splits = global_time(histories, parameters.holdout_share)
+    for part, figures in count_cases(histories, splits).items():
+        if not figures["users"]:
+            raise DataRejected(
+                f"No user is left for {part}.",
+                f"protocol {parameters.protocol}, {len(histories):,} users",
+                "raise holdout_share in parameters_sequence_building.yml, or take leave_one_out",
+            )
+    return splits
 
 
 def leave_one_out(histories: pl.DataFrame) -> pl.DataFrame:
-    """Return the `splits` table of a `histories` table whose users have three events or more."""
-    length = pl.col(schema.ITEM_INDICES).list.len().cast(pl.Int32)
-    assert histories.select((length >= FEWEST_EVENTS).all()).item(), "too short a history for leave-one-out"
-    return histories.select(
-        schema.USER_INDEX,
-        (length - 2).alias(schema.TRAIN_END),
-        (length - 2).alias(schema.VALIDATION_POSITION),
-        (length - 1).alias(schema.TEST_POSITION),
-    ).pipe(schema.conform, schema.SPLITS)
+    """Protocol A: of every user the last event tests, the one before it validates, the others train."""
+    assert histories.select((LENGTH >= FEWEST_EVENTS).all()).item(), "too short a history for leave-one-out"
+    return _table(histories, LENGTH - 2, LENGTH - 2, LENGTH - 1, LENGTH - 1, LENGTH)
+
+
+def multi_target_users(
+    histories: pl.DataFrame, user_map: pl.DataFrame, holdout_share: float, target_share: float, seed: int
+) -> pl.DataFrame:
+    """Protocol B: a share of users validates, as large a share tests, the others train.
+
+    Args:
+        histories: users with two events or more.
+        user_map: holds the ids by which users are drawn.
+        holdout_share: chance of a user to validate, and to test.
+        target_share: share of a held-out user's last events that are targets: one at least, not all.
+        seed: draws the users.
+    """
+    assert histories.select((LENGTH >= 2).all()).item(), "no room for a history and a target"
+    users = histories.join(user_map, on=schema.USER_INDEX, how="left", maintain_order="left")
+    draw = pl.Series("draw", [_uniform(seed, user) for user in users.get_column(schema.USER_ID)], dtype=pl.Float64)
+    start = (LENGTH * (1 - target_share) + WHOLE).floor().cast(pl.Int32).clip(1, LENGTH - 1)
+    validates, tests = pl.col("draw") < holdout_share, pl.col("draw") >= 1 - holdout_share
+    held = validates | tests
+    return _table(
+        histories.with_columns(draw),
+        pl.when(held).then(0).otherwise(LENGTH),
+        pl.when(held).then(start).otherwise(LENGTH),
+        pl.when(tests).then(start).otherwise(LENGTH),
+        pl.when(tests).then(start).otherwise(LENGTH),
+        LENGTH,
+    )
+
+
+def _uniform(seed: int, user_id: str) -> float:
+    """A number in [0, 1) that depends on seed and user id alone."""
+    return int.from_bytes(sha256(f"{seed}{FIELD}{user_id}".encode()).digest()[:6]) / 2**48
+
+
+def global_time(histories: pl.DataFrame, holdout_share: float) -> pl.DataFrame:
+    """Protocol C: events before the first cut train, those before the second validate, all others test.
+
+    A user without an event before a cut has no history there, and no case.
+
+    Args:
+        holdout_share: share of the events in validation, and in test.
+    """
+    first, second = time_cuts(histories, holdout_share)
+    times = pl.col(schema.TIMESTAMPS).list
+    before_first = times.eval(pl.element() < first).list.sum().cast(pl.Int32)
+    before_second = times.eval(pl.element() < second).list.sum().cast(pl.Int32)
+    return _table(
+        histories,
+        before_first,
+        before_first,
+        pl.when(before_first > 0).then(before_second).otherwise(0),
+        before_second,
+        pl.when(before_second > 0).then(LENGTH).otherwise(0),
+    )
+
+
+def time_cuts(histories: pl.DataFrame, holdout_share: float) -> tuple[int, int]:
+    """Times of the two cuts, seconds since 1970 UTC: quantiles of the event times."""
+    times = histories.get_column(schema.TIMESTAMPS).explode().sort()
+    first, second = (int((1 - share) * len(times) + WHOLE) for share in (2 * holdout_share, holdout_share))
+    return times[first], times[second]
+
+
+def _table(histories: pl.DataFrame, *points: pl.Expr) -> pl.DataFrame:
+    named = [point.alias(name) for name, point in zip(CUT_POINTS, points, strict=True)]
+    return histories.select(schema.USER_INDEX, *named).pipe(schema.conform, schema.SPLITS)
+
+
+def count_cases(histories: pl.DataFrame, splits: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Users with targets, their targets, and users left out for want of a history, in validation and test.
+
+    Targets are events here; what the rule on repeats leaves of them is counted when they are ranked.
+    """
+    counted = {}
+    length_U = histories.select(LENGTH).to_series()
+    for part, start, end, last in (
+        ("validation", schema.VALIDATION_START, schema.VALIDATION_END, splits.get_column(schema.TEST_START)),
+        ("test", schema.TEST_START, schema.TEST_END, length_U),
+    ):
+        start_U, end_U = splits.get_column(start), splits.get_column(end)
+        counted[part] = {
+            "users": int((end_U > start_U).sum()),
+            "targets": int((end_U - start_U).sum()),
+            "users_without_history": int(((start_U == 0) & (last > 0)).sum()),
+        }
+    return counted
+
+
+def describe(histories: pl.DataFrame, parameters: SequenceBuildingParameters) -> dict[str, Any]:
+    """The protocol in words: its name, what it does, and its rules on ties, repeats and time."""
+    held, aimed = f"{100 * parameters.holdout_share:g} %", f"{100 * parameters.target_share:g} %"
+    ties = f"Events of one user are ordered by {EVENT_ORDER}."
+    match parameters.protocol:
+        case "leave_one_out":
+            description = "Leave one out: each user's last event is the test target, the one before it validation's."
+            time = "Each user has cuts of their own: another user's training events may be later than a target."
+        case "multi_target_users":
+            description = (
+                f"Multi-target users: {held} of the users validate, {held} test, and none of their events trains; "
+                f"their last {aimed} of events are targets (one at least), those before are the history."
+            )
+            time = "Users are drawn whatever their times: training events may be later than a target."
+        case "global_time":
+            first, second = time_cuts(histories, parameters.holdout_share)
+            description = (
+                f"Global time: events before {first} train, the {held} up to {second} validate, the {held} from then "
+                "on test (seconds since 1970 UTC); users without an earlier event are no case."
+            )
+            time = "No training event is later than a target; the history of a test target holds validation's events."
+            ties += " Events at the very time of a cut lie after it."
+    repeats = {
+        "first": "A user's later events of one item are dropped, so no target is in the history.",
+        "keep": "A user's repeated events of one item stay; several in the targets count once.",
+    }[parameters.repeats]
+    return {
+        "name": parameters.protocol,
+        "description": description,
+        "ties": ties,
+        "repeats": repeats,
+        "time": time,
+    }
 
 
 def split_hash(histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame) -> str:
-    """SHA-256 over one line a user, sorted by user id: the id, the item ids in order, the cut points."""
+    """SHA-256 over one line a user, sorted by user id: the id, the item ids in order, the cut points.
+
+    Where every target range is one event and the next begins at its end, as leave-one-out has it, ends follow from
+    starts and are not hashed.
+    """
     events = (
         histories.lazy()
         .select(schema.USER_INDEX, pl.col(schema.ITEM_INDICES).alias(schema.ITEM_INDEX))
@@ -45,16 +213,7 @@ def split_hash(histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataF
         events.join(user_map.lazy().select(schema.USER_INDEX, schema.USER_ID), on=schema.USER_INDEX)
         .join(splits.lazy(), on=schema.USER_INDEX)
         .sort(schema.USER_ID)
-        .select(
-            pl.concat_str(
-                schema.USER_ID,
-                schema.ITEM_ID,
-                schema.TRAIN_END,
-                schema.VALIDATION_POSITION,
-                schema.TEST_POSITION,
-                separator=FIELD,
-            )
-        )
+        .select(pl.concat_str(schema.USER_ID, schema.ITEM_ID, *_hashed(histories, splits), separator=FIELD))
         .collect()
         .to_series()
     )
@@ -62,3 +221,9 @@ def split_hash(histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataF
     for line in lines:
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def _hashed(histories: pl.DataFrame, splits: pl.DataFrame) -> tuple[str, ...]:
+    if histories.select((LENGTH >= FEWEST_EVENTS).all()).item() and splits.equals(leave_one_out(histories)):
+        return (schema.TRAIN_END, schema.VALIDATION_START, schema.TEST_START)
+    return CUT_POINTS

@@ -43,7 +43,8 @@ def training_data(
     return TrainingData(
         event_table(histories),
         points.train_end_U,
-        points.validation_U,
+        points.validation_start_U,
+        points.validation_end_U,
         recommendable_N,
         training.validation_users,
         seed,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prismrec.data.targets import distinct_targets
 from prismrec.metrics.ranking import concatenate, rank_targets, ranking_metrics
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import Ranker
@@ -30,15 +31,26 @@ class Crops(NamedTuple):
     ends_B: Tensor
 
 
+class ValidationCases(NamedTuple):
+    """Users to validate on, shortest history first."""
+
+    users_C: Tensor
+    starts_C: Tensor  # events of the history
+    targets_CT: Tensor  # distinct items, none of the history
+    mask_CT: Tensor  # False is padding
+
+
 class TrainingData:
     """Events, cut points and the catalogue of one data set.
 
     Args:
         events: all users' events.
         train_ends_U: each user's first `train_end` events are training.
-        validation_U: position of each user's validation event.
+        validation_starts_U: position of each user's first validation target; all events before it are the history.
+        validation_ends_U: position after the last one; where it equals the start, the user has none.
         recommendable_N: which items may be recommended.
-        num_validation_users: a fixed random sample of so many users is validated on (all, when there are fewer).
+        num_validation_users: a fixed random sample of so many users with a validation target that is not in their
+            history is validated on (all, when there are fewer).
         seed: draws that sample.
     """
 
@@ -46,7 +58,8 @@ class TrainingData:
         self,
         events: EventTable,
         train_ends_U: np.ndarray,
-        validation_U: np.ndarray,
+        validation_starts_U: np.ndarray,
+        validation_ends_U: np.ndarray,
         recommendable_N: np.ndarray,
         num_validation_users: int,
         seed: int,
@@ -55,28 +68,47 @@ class TrainingData:
         untimed_U = np.random.default_rng([seed, 1]).random(len(events)) < UNTIMED_SHARE
         self.training_events = events.without_times(untimed_U)
         self.train_ends_U = np.asarray(train_ends_U, dtype=np.int64)
-        self.validation_U = np.asarray(validation_U, dtype=np.int64)
         self.recommendable_N = torch.as_tensor(recommendable_N)
-        rng = np.random.default_rng(seed)
-        chosen = rng.permutation(len(events))[:num_validation_users]
-        # Similar lengths side by side: validation batches are padded too.
-        self.validation_users = chosen[np.argsort(self.validation_U[chosen], kind="stable")]
+        self.validation = _sample_cases(
+            events,
+            np.asarray(validation_starts_U, dtype=np.int64),
+            np.asarray(validation_ends_U, dtype=np.int64),
+            num_validation_users,
+            np.random.default_rng(seed),
+        )
 
     def cut(self, crops: Crops) -> EventBatch:
         """The crops' events, to train on."""
         return self.training_events.cut(crops.users_B, crops.starts_B, crops.ends_B)
 
     def validate(self, ranker: Ranker) -> dict[str, float]:
-        """HR and NDCG at 10 of the validation event among all items not in the user's history."""
+        """HR and NDCG at 10 of the validation targets among all items not in the user's history."""
+        assert len(self.validation.users_C), "nobody to validate on"
         ranks = []
-        for start in range(0, len(self.validation_users), VALIDATION_CHUNK):
-            chosen = self.validation_users[start : start + VALIDATION_CHUNK]
-            users_B = torch.as_tensor(chosen)
-            ends_B = torch.as_tensor(self.validation_U[chosen])
+        for start in range(0, len(self.validation.users_C), VALIDATION_CHUNK):
+            chunk = slice(start, start + VALIDATION_CHUNK)
+            users_B, ends_B = self.validation.users_C[chunk], self.validation.starts_C[chunk]
             seen = self.events.cut(users_B, torch.zeros_like(ends_B), ends_B)
             scores_BN = exclude(ranker.scores(self.events, users_B, ends_B), seen, self.recommendable_N)
-            ranks.append(rank_targets(scores_BN, self.events.item_at(users_B, ends_B)))
-        return ranking_metrics(concatenate(ranks), cutoffs=(10,))
+            ranks.append(rank_targets(scores_BN, self.validation.targets_CT[chunk], self.validation.mask_CT[chunk]))
+        metrics = ranking_metrics(concatenate(ranks), cutoffs=(10,))
+        return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
+
+
+def _sample_cases(
+    events: EventTable, starts_U: np.ndarray, ends_U: np.ndarray, most: int, rng: np.random.Generator
+) -> ValidationCases:
+    """A random sample of the users with a validation target that is new to them."""
+    users = np.flatnonzero(ends_U > starts_U)
+    offsets, items = events.offsets_U1.cpu().numpy(), events.items_E.cpu().numpy()
+    targets = distinct_targets(offsets, items, users, starts_U[users], ends_U[users], keep_seen=False)
+    cases = np.flatnonzero(targets.mask_CT.any(1))
+    cases = cases[rng.permutation(len(cases))[:most]]
+    # Similar lengths side by side: validation batches are padded too.
+    cases = cases[np.argsort(starts_U[users[cases]], kind="stable")]
+    users = users[cases]
+    arrays = (users, starts_U[users], targets.items_CT[cases], targets.mask_CT[cases])
+    return ValidationCases(*(torch.as_tensor(array) for array in arrays))
 
 
 def random_crops(ends_U: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Stage 2: k-core, index maps, histories as Arrow lists, leave-one-out cut points."""
+"""Stage 2: k-core, index maps, histories as Arrow lists, cut points of the protocol."""

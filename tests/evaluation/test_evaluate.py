@@ -1,0 +1,118 @@
+"""Full ranking of cases: against a plain loop, under both history rules, in chunks of bounded size."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from prismrec.evaluation import evaluate as module
+from prismrec.evaluation.evaluate import LENGTH, MOST_USERS, SCORES, chunk_size, evaluate
+from prismrec.evaluation.protocols import Cases, make_cases
+from prismrec.metrics.ranking import NEVER, per_user_metrics
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import Ranker
+
+
+class TableRanker(Ranker):
+    """A score for every user and item, written down; remembers the sizes it was asked for."""
+
+    name = "table"
+
+    def __init__(self, scores_UN: torch.Tensor, num_interests: int = 1) -> None:
+        self.scores_UN, self.num_interests = scores_UN, num_interests
+        self.asked: list[int] = []
+
+    def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(users_B))
+        return self.scores_UN[users_B]
+
+
+def world(
+    users: int = 50, items: int = 30, seed: int = 0, history: Literal["filtered", "kept"] = "filtered"
+) -> tuple[EventTable, Cases, torch.Tensor]:
+    """Random histories with repeats, several targets each; some items without any event are not recommendable."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 15, users)
+    events = EventTable(np.concatenate([[0], np.cumsum(lengths)]), rng.integers(0, items - 4, lengths.sum()), None)
+    starts = rng.integers(1, lengths)
+    recommendable = torch.arange(items) < items - 4
+    return events, make_cases(events, starts, lengths, history), recommendable
+
+
+@pytest.mark.parametrize("history", ["filtered", "kept"])
+def test_places_and_lists_are_those_of_a_loop(
+    history: Literal["filtered", "kept"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_USERS", 7)
+    events, cases, recommendable = world(history=history)
+    ranker = TableRanker(torch.randint(0, 9, (50, 30), generator=torch.Generator().manual_seed(0)).float())
+    ranks, lists = evaluate({"table": ranker}, events, cases, recommendable, history)["table"]
+    assert len(ranker.asked) == -(-len(cases.users_C) // 7)
+    assert sum(ranker.asked) == len(cases.users_C), "everybody is scored once"
+    assert (lists.dtype, lists.shape) == (np.int32, (len(cases.users_C), LENGTH))
+    for case, user in enumerate(cases.users_C):
+        first = int(events.offsets_U1[user])
+        seen = set(events.items_E[first : first + cases.starts_C[case]].tolist()) if history == "filtered" else set()
+        scores = {item: float(ranker.scores_UN[user, item]) for item in range(26) if item not in seen}
+        order = sorted(scores, key=lambda item: (-scores[item], item))
+        assert lists[case].tolist() == order + [-1] * (LENGTH - len(order))
+        for target, place in zip(cases.targets_CT[case][cases.mask_CT[case]], range(30), strict=False):
+            assert ranks.higher_CT[case, place] == sum(score > scores[target] for score in scores.values())
+            assert ranks.tied_CT[case, place] == sum(score == scores[target] for score in scores.values())
+    assert torch.equal(ranks.mask_CT, torch.from_numpy(cases.mask_CT))
+
+
+def test_a_constant_scorer_gets_chance_level() -> None:
+    events, cases, recommendable = world(users=400, items=64)
+    ranked = evaluate({"constant": TableRanker(torch.zeros(400, 64))}, events, cases, recommendable, "filtered")
+    recall = per_user_metrics(ranked["constant"].ranks)["recall@10"]
+    left = [
+        60 - len(set(events.items_E[int(events.offsets_U1[user]) :][:start].tolist()))
+        for user, start in zip(cases.users_C, cases.starts_C, strict=True)
+    ]
+    np.testing.assert_allclose(recall, 10 / np.array(left))
+
+
+def test_under_the_kept_rule_a_target_of_the_history_can_be_found() -> None:
+    """And under the filtered rule it is counted as left out: it is lost in neither."""
+    events = EventTable(np.array([0, 4]), np.array([0, 1, 2, 1]), None)
+    ranker = TableRanker(torch.tensor([[0.0, 9.0, 0.0, 0.0]]))
+    starts, ends, all_items = np.array([3]), np.array([4]), torch.ones(4, dtype=torch.bool)
+    kept = make_cases(events, starts, ends, "kept")
+    found = evaluate({"table": ranker}, events, kept, all_items, "kept")["table"]
+    assert kept.repeated == 1
+    assert found.lists_CK[0, 0] == 1
+    assert per_user_metrics(found.ranks)["hr@10"].tolist() == [1.0]
+    filtered = make_cases(events, starts, ends, "filtered")
+    assert (len(filtered.users_C), filtered.left_out) == (0, 1)
+
+
+def test_a_target_that_may_not_be_recommended_is_a_bug() -> None:
+    events, cases, recommendable = world()
+    recommendable[cases.targets_CT[0, 0]] = False
+    with pytest.raises(AssertionError, match="may not be recommended"):
+        evaluate({"table": TableRanker(torch.zeros(50, 30))}, events, cases, recommendable, "filtered")
+    assert NEVER > 30
+
+
+@pytest.mark.parametrize("items", [1, 3_416, 100_000, 2**26, 2**30])
+@pytest.mark.parametrize("interests", [1, 4, 65])
+def test_a_chunk_stays_within_the_budget(items: int, interests: int) -> None:
+    size = chunk_size(items, interests)
+    assert 1 <= size <= MOST_USERS
+    assert size == 1 or size * items * interests <= SCORES
+
+
+def test_no_ranker_is_asked_for_more_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranker of most interests sets the chunk; the results are those of one large chunk."""
+    events, cases, recommendable = world(users=200, items=500)
+    scores = torch.randn(200, 500, generator=torch.Generator().manual_seed(1))
+    whole = evaluate({"one": TableRanker(scores)}, events, cases, recommendable, "filtered")["one"]
+    monkeypatch.setattr(module, "SCORES", 20_000)
+    one, four = TableRanker(scores), TableRanker(scores, num_interests=4)
+    found = evaluate({"one": one, "four": four}, events, cases, recommendable, "filtered")
+    assert max(one.asked) == max(four.asked) == 20_000 // (500 * 4)
+    for row in found.values():
+        assert all(torch.equal(a, b) for a, b in zip(row.ranks, whole.ranks, strict=True))
+        assert (row.lists_CK == whole.lists_CK).all()
