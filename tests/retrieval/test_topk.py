@@ -37,11 +37,17 @@ def test_seen_and_not_recommendable_items_score_minus_infinity(
             assert found[user, item] == (-torch.inf if hidden else before[user, item])
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 15), st.integers(1, 20), st.integers(0, 2**31 - 1))
-def test_top_k_is_a_stable_sort(rows: int, items: int, k: int, seed: int) -> None:
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.one_of(st.integers(1, 15), st.integers(100, 900)),  # a full table, and groups of neighbours
+    st.integers(1, 20),
+    st.sampled_from([3, 50, 10_000]),
+    st.integers(0, 2**31 - 1),
+)
+def test_top_k_is_a_stable_sort(rows: int, items: int, k: int, values: int, seed: int) -> None:
     """Many ties and excluded items; equal scores go to the smaller index, k is at most the catalogue."""
-    scores = torch.randint(-2, 3, (rows, items), generator=torch.Generator().manual_seed(seed)).float()
+    scores = torch.randint(-2, values, (rows, items), generator=torch.Generator().manual_seed(seed)).float()
     scores[scores == -2] = -torch.inf
     found = top_k(scores, k)
     assert found.dtype == torch.int64
