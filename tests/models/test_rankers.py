@@ -9,7 +9,6 @@ import torch
 from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, small_encoder
 from prismrec.errors import UserError
 from prismrec.models import backbone
-from prismrec.models.baselines import AGE_DECAY, DecayedMarkovRanker
 from prismrec.models.events import EventTable
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.rankers import (
@@ -17,7 +16,7 @@ from prismrec.models.rankers import (
     HyMiRecRanker,
     LightweightEncoderRanker,
     PopularityRanker,
-    Ranker,
+    ServedRanker,
     recent_and_long,
 )
 from prismrec.models.recommender import Recommender, RecommenderConfig
@@ -45,7 +44,7 @@ def gemirec(head_dictionary: str = "v1") -> GemiRecRanker:
     return GemiRecRanker(hymirec(), posterior, head, table, lambda cell: f"cell {cell}")
 
 
-def rankers() -> list[Ranker]:
+def rankers() -> list[ServedRanker]:
     return [
         PopularityRanker(np.arange(NUM_ITEMS), RECOMMENDABLE),
         LightweightEncoderRanker(small_encoder(), ITEMS, RECOMMENDABLE),
@@ -55,7 +54,7 @@ def rankers() -> list[Ranker]:
 
 
 @pytest.fixture(params=rankers(), ids=lambda ranker: ranker.name)
-def ranker(request: pytest.FixtureRequest) -> Ranker:
+def ranker(request: pytest.FixtureRequest) -> ServedRanker:
     return request.param
 
 
@@ -73,7 +72,7 @@ def test_gemirec_scores_are_one_distribution_over_the_catalogue() -> None:
 
 
 @pytest.mark.parametrize("user", [0, 1, 2])
-def test_one_users_ranking_is_the_merged_scores(ranker: Ranker, user: int) -> None:
+def test_one_users_ranking_is_the_merged_scores(ranker: ServedRanker, user: int) -> None:
     """What is served is what was measured: the same order, now normalised over what may be recommended."""
     ranking = ranker.rank(*of_user(user), None)
     with torch.no_grad():
@@ -84,7 +83,7 @@ def test_one_users_ranking_is_the_merged_scores(ranker: Ranker, user: int) -> No
 
 
 @pytest.mark.parametrize("kept", [None, 1, 2, 100])
-def test_interests_are_distributions_and_their_weights_sum_to_one(ranker: Ranker, kept: int | None) -> None:
+def test_interests_are_distributions_and_their_weights_sum_to_one(ranker: ServedRanker, kept: int | None) -> None:
     ranking = ranker.rank(*of_user(0), kept)
     count = len(ranking.labels_K)
     assert ranking.interest_scores_KN.shape == (count, NUM_ITEMS)
@@ -154,24 +153,126 @@ def test_the_long_history_always_comes_from_the_codebook() -> None:
     assert recent_and_long(ITEMS, decoded, True) == (decoded, decoded)
 
 
-def test_decayed_markov_is_a_sum_over_history() -> None:
-    """Counts at lags 1-3 weighted 1/lag, over √popularity, plus half the transpose; Σ 0.7^age · row."""
-    rng = np.random.default_rng(0)
-    lengths, ends = [12, 9, 5, 14], [10, 7, 3, 12]
-    offsets, items, times = histories(lengths, num_items=11)
-    counts, popularity = np.zeros((11, 11)), np.zeros(11)
-    for user, end in enumerate(ends):
-        own = items[offsets[user] : offsets[user] + end]
-        for later in range(end):
-            popularity[own[later]] += 1
-            for lag in range(1, min(3, later) + 1):
-                counts[own[later - lag], own[later]] += 1 / lag
-    normalised = counts / np.sqrt(np.maximum(popularity, 1))
-    rows = normalised + 0.5 * normalised.T
-    ranker = DecayedMarkovRanker(items, offsets, np.array(ends), 11)
-    users, cut = torch.tensor([0, 1, 3]), torch.tensor([11, 1, int(rng.integers(2, 14))])
-    found = ranker.scores(EventTable(offsets, items, times), users, cut)
-    for row, (user, end) in enumerate(zip(users.tolist(), cut.tolist(), strict=True)):
-        own = items[offsets[user] : offsets[user] + end]
-        expected = sum(AGE_DECAY**age * rows[item] for age, item in enumerate(own[::-1]))
-        np.testing.assert_allclose(found[row], expected, rtol=1e-6)
+def asked() -> tuple[EventTable, torch.Tensor, torch.Tensor]:
+    """All users, after all their events."""
+    return EventTable(*histories(LENGTHS)), torch.arange(3), torch.tensor(LENGTHS)
+
+
+@torch.no_grad()
+def test_scores_of_the_encoder_are_its_merged_interests() -> None:
+    ranker = LightweightEncoderRanker(small_encoder(), ITEMS, RECOMMENDABLE)
+    vectors = ranker.interest_vectors(*asked())
+    merged = torch.exp(ranker.encoder.scale * torch.einsum("bkd,nd->bkn", vectors, ITEMS)).sum(1).log()
+    torch.testing.assert_close(ranker.scores(*asked()), merged, atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_scores_of_hymirec_are_its_gated_interests() -> None:
+    ranker = hymirec()
+    vectors, gate = ranker.interest_vectors(*asked()), ranker.state(*asked()).refined.gate_BK1
+    joint = ranker.recommender.scale * torch.einsum("bkd,nd->bkn", vectors, ITEMS) + gate[..., None]
+    torch.testing.assert_close(ranker.scores(*asked()), joint.exp().sum(1).log(), atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_all_interests_together_are_the_scores(ranker: ServedRanker) -> None:
+    every = ranker.strongest(*asked(), 100)[:, RECOMMENDABLE]
+    torch.testing.assert_close(every, ranker.scores(*asked())[:, RECOMMENDABLE], atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", [1, 2])
+def test_the_strongest_interests_are_those_that_are_served(ranker: ServedRanker, kept: int) -> None:
+    """`strongest` of many users at once is `rank` of each with so many interests, up to a constant."""
+    found = ranker.strongest(*asked(), kept).masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
+    for user in range(3):
+        served = torch.from_numpy(ranker.rank(*of_user(user), kept).scores_N)
+        torch.testing.assert_close(found[user], served, atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_strongest_interest_has_most_mass_on_what_may_be_recommended() -> None:
+    """An interest that points at items out of the catalogue is not the strongest."""
+    encoder = small_encoder(num_interests=3)
+    out = int(torch.nonzero(~RECOMMENDABLE)[0])
+    vectors = torch.stack([ITEMS[out], ITEMS[0], -ITEMS[out]])[None]
+    encoder.forward = lambda items, gaps, mask: vectors.expand(len(items), -1, -1)
+    ranker = LightweightEncoderRanker(encoder, ITEMS, RECOMMENDABLE)
+    joint_KN = encoder.interest_scores(vectors, ITEMS)[0]
+    mass_K = joint_KN[:, RECOMMENDABLE].logsumexp(1)
+    assert joint_KN.logsumexp(1).argmax() != mass_K.argmax(), "or the test shows nothing"
+    torch.testing.assert_close(ranker.strongest(*asked(), 1)[1], joint_KN[mass_K.argmax()])
+
+
+@torch.no_grad()
+def test_gemirecs_strongest_interest_is_one_cell() -> None:
+    ranker = gemirec()
+    found = ranker.strongest(*asked(), 1)
+    for user in range(3):
+        cell = set(CELLS[found[user] > -torch.inf].tolist())
+        assert len(cell) == 1
+        top = ranker.rank(*of_user(user), 1)
+        assert top.labels_K == [f"cell {cell.pop()}"]
+
+
+@torch.no_grad()
+def test_interest_vectors_are_unit_vectors_one_for_each_interest(ranker: ServedRanker) -> None:
+    found = ranker.interest_vectors(*asked())
+    if ranker.num_interests == 1:
+        assert found is None
+    else:
+        assert found.shape == (3, ranker.num_interests, DIM)
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, ranker.num_interests))
+
+
+def test_the_number_of_interests() -> None:
+    """Coarse; refined and "now"; cells shown, but no more than have items."""
+    assert [ranker.num_interests for ranker in rankers()] == [1, 3, 3, 3]
+
+
+@torch.no_grad()
+def test_gemirecs_interest_vectors_are_the_centres_of_the_cells_it_shows() -> None:
+    ranker = gemirec()
+    found = ranker.interest_vectors(*asked())
+    for user in range(3):
+        labels = ranker.rank(*of_user(user), None).labels_K
+        for vector, label in zip(found[user], labels, strict=True):
+            torch.testing.assert_close(vector, ranker.centres_GD[int(label.split()[1])])
+    assert (~ranker.table.occupied_G).sum() == 2
+    for cell in range(12):
+        total = ITEMS[(cell == CELLS) & RECOMMENDABLE].sum(0)
+        expected = total / total.norm() if ranker.table.occupied_G[cell] else torch.zeros(DIM)
+        torch.testing.assert_close(ranker.centres_GD[cell], expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_dictionary_of_few_cells_shows_no_empty_ones() -> None:
+    """Two cells have items, the head was trained to show three."""
+    torch.manual_seed(1)
+    table = CellTable(torch.arange(NUM_ITEMS) % 2 * 5, RECOMMENDABLE, 12)
+    config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1")
+    posterior = randomise(Posterior(config, torch.randn(12, 6), table.occupied_G))
+    head = randomise(RetrievalHead(RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, "v1")))
+    ranker = GemiRecRanker(hymirec(), posterior, head, table, str)
+    found = ranker.interest_vectors(*asked())
+    assert found.shape == (3, 2, DIM)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, 2))
+
+
+@torch.no_grad()
+def test_time_aware_means_that_times_change_scores(ranker: ServedRanker) -> None:
+    table, users, ends = asked()
+    without = table.without_times(np.ones(3, dtype=bool))
+    same = torch.equal(ranker.scores(table, users, ends), ranker.scores(without, users, ends))
+    assert same is not ranker.reads_time
+
+
+@torch.no_grad()
+def test_events_after_the_end_change_nothing(ranker: ServedRanker) -> None:
+    offsets, items, times = histories(LENGTHS)
+    users, ends = torch.tensor([0, 1]), torch.tensor([9, 3])
+    later = items.copy()
+    for user, end in zip(users, ends, strict=True):
+        later[offsets[user] + end : offsets[user + 1]] = 0
+    before = ranker.scores(EventTable(offsets, items, times), users, ends)
+    assert torch.equal(before, ranker.scores(EventTable(offsets, later, times), users, ends))

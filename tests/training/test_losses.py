@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models.small import item_vectors
-from prismrec.training.losses import catalogue_cross_entropy, merged_cross_entropy, sample_rows
+from prismrec.training.losses import (
+    catalogue_cross_entropy,
+    merged_cross_entropy,
+    sample_columns,
+    sample_rows,
+    sampled_cross_entropy,
+)
 
 ITEMS = item_vectors(20, 6)
 SCALE = torch.tensor(9.0)
@@ -100,3 +106,103 @@ def test_every_row_may_be_sampled() -> None:
     for _ in range(60):
         seen.update(sample_rows(torch.arange(10), 3, generator).tolist())
     assert seen == set(range(10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 60), st.integers(0, 1000))
+def test_sampled_columns_are_distinct_and_real_ones_come_first(lengths: list[int], limit: int, seed: int) -> None:
+    """As many as a user has and the budget gives, padding only when a user has no more; `known` says which."""
+    width = max(*lengths, 1, 1)
+    mask = torch.arange(width) >= width - torch.tensor(lengths)[:, None]
+    columns, known = sample_columns(mask, limit, torch.Generator().manual_seed(seed))
+    asked = min(max(1, limit // len(lengths)), width)
+    assert columns.shape == known.shape == (len(lengths), asked)
+    assert torch.equal(known, mask.gather(1, columns))
+    for row, length in enumerate(lengths):
+        chosen = columns[row][known[row]].tolist()
+        assert len(set(chosen)) == len(chosen) == min(asked, length)
+
+
+def test_every_column_is_drawn_alike() -> None:
+    """Two of five real columns: each in 2/5 of the draws."""
+    mask = torch.tensor([[False, True, True, True, True, True]])
+    generator, counts = torch.Generator().manual_seed(0), torch.zeros(6)
+    for _ in range(3000):
+        counts[sample_columns(mask, 2, generator)[0][0]] += 1
+    assert counts[0] == 0
+    torch.testing.assert_close(counts[1:] / 3000, torch.full((5,), 0.4), atol=0.04, rtol=0)
+
+
+TARGETS = torch.tensor([0, 7, 7, 19, 3])
+UNEVEN = torch.arange(1, 21).double() ** 1.5  # weights of the draw, far from uniform
+
+
+def sampled(negatives: int, seed: int = 0, draw: torch.Tensor = UNEVEN) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return sampled_cross_entropy(rows(5), TARGETS, ITEMS, SCALE, draw, negatives, generator)
+
+
+def test_many_negatives_give_the_full_loss() -> None:
+    full = catalogue_cross_entropy(rows(5), TARGETS, ITEMS, SCALE)
+    torch.testing.assert_close(sampled(400_000), full, atol=0.01, rtol=0)
+    torch.testing.assert_close(sampled(400_000, draw=torch.ones(20)), full, atol=0.01, rtol=0)
+
+
+def test_log_q_makes_the_sum_over_negatives_unbiased() -> None:
+    """Few uneven negatives: the mean of exp(loss), the softmax's sum over the target's term, is the full one."""
+    row, target = rows(1), torch.tensor([3])
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor(2.0)  # at a small scale the estimate varies little
+    losses = [sampled_cross_entropy(row, target, ITEMS, scale, UNEVEN, 6, generator) for _ in range(20_000)]
+    full = catalogue_cross_entropy(row, target, ITEMS, scale).exp()
+    estimates = torch.stack(losses).double().exp()
+    error = float(estimates.std() / len(estimates) ** 0.5)
+    assert error < 0.05 * float(full)
+    assert abs(float(estimates.mean() - full)) < 4 * error
+
+
+def test_gradients_of_many_negatives_are_those_of_the_full_loss() -> None:
+    found = []
+    for negatives in (0, 400_000):
+        items, vectors = ITEMS.clone().requires_grad_(), rows(5).clone().requires_grad_()
+        generator = torch.Generator().manual_seed(0)
+        loss = (
+            sampled_cross_entropy(vectors, TARGETS, items, SCALE, UNEVEN, negatives, generator)
+            if negatives
+            else catalogue_cross_entropy(vectors, TARGETS, items, SCALE)
+        )
+        loss.backward()
+        found.append((vectors.grad, items.grad))
+    torch.testing.assert_close(found[0], found[1], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_negatives_that_are_all_the_target_cost_nothing(autocast: bool) -> None:
+    """The draw knows one item only; nothing becomes NaN, neither the gradient."""
+    only = torch.zeros(20, dtype=torch.float64)
+    only[7] = 1.0
+    vectors, items = rows(2).requires_grad_(), ITEMS.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = sampled_cross_entropy(
+            vectors, torch.tensor([7, 7]), items, SCALE, only, 5, torch.Generator().manual_seed(0)
+        )
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(vectors.grad).all()
+    assert torch.isfinite(items.grad).all()
+
+
+def test_sampled_loss_without_noise_is_a_softmax_over_what_was_drawn() -> None:
+    """One possible negative, drawn three times: its logit counts as if it were all of the catalogue's mass."""
+    only = torch.zeros(20, dtype=torch.float64)
+    only[4] = 2.0
+    vector = rows(1)
+    found = sampled_cross_entropy(vector, torch.tensor([7]), ITEMS, SCALE, only, 3, torch.Generator().manual_seed(0))
+    logits = 9.0 * ITEMS[[7, 4]] @ vector[0]
+    torch.testing.assert_close(found, logits.logsumexp(0) - logits[0])
+
+
+def test_one_seed_one_sample() -> None:
+    assert torch.equal(sampled(8, seed=1), sampled(8, seed=1))
+    assert not torch.equal(sampled(8, seed=1), sampled(8, seed=2))

@@ -15,6 +15,8 @@ KINDS = {
     "interest_dictionary": ("prismrec.models.interest_dictionary", "InterestDictionary"),
     "posterior": ("prismrec.models.posterior", "Posterior"),
     "retrieval_head": ("prismrec.models.retrieval_head", "RetrievalHead"),
+    "sasrec": ("prismrec.models.sasrec", "SASRec"),
+    "comirec": ("prismrec.models.comirec", "ComiRec"),
 }
 
 

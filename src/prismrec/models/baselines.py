@@ -1,54 +1,211 @@
-"""Baselines without training: what any trained model has to beat.
+"""Baselines: what any model of many interests has to beat, evaluated beside it always and never served.
 
-Popularity is a ranker (`rankers.py`), because it is served too. Decayed Markov transitions stand here: they are
-evaluated only.
+Untrained, each counted in seconds: recent popularity, decayed Markov transitions, item-kNN, EASE. Trained: SASRec and
+ComiRec-SA (`sasrec.py`, `comirec.py`). Popularity is served too and stands in `rankers.py`.
+
+Notable: a user's score is Σ 0.7^age · row for Markov, item-kNN and EASE alike: the latest events count most. The
+heuristics count every event before a user's target; that is all that is known at the time of the request.
+
+Shapes: B users, U all users, E events, N items.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from prismrec.errors import UserError
+from prismrec.models.comirec import ComiRec
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
+from prismrec.models.sasrec import SASRec
 from prismrec.models.transitions import transition_counts, with_reverse
 
 AGE_DECAY = 0.7  # weight of an event, per event that came after it
 MAX_AGE = 64  # 0.7^64 < 1e-9: older events change no rank
+EASE_RIDGE = 500.0
+EASE_MOST_ITEMS = 10_000  # a dense item × item inverse in float64: four matrices at once, 3.3 GB here
+KNN_MOST_PAIRS = 2_000_000_000  # pairs of items within users' histories
 
 
-class DecayedMarkovRanker(Ranker):
-    """Transition counts over √popularity, plus half the transpose; a user's score is Σ 0.7^age · row.
+class CountedEvents:
+    """The events that untrained baselines may count: each user's first `ends`.
 
     Args:
-        items, offsets: all users' events.
-        ends: how many of each user's first events are counted.
+        items, timestamps: [E] all users' events, user after user.
+        offsets: [U+1] where each user's events start.
+        ends: [U] how many of each user's first events are counted.
         num_items: N.
     """
 
-    name = "decayed_markov"
-
-    def __init__(self, items: np.ndarray, offsets: np.ndarray, ends: np.ndarray, num_items: int) -> None:
+    def __init__(
+        self, items: np.ndarray, timestamps: np.ndarray, offsets: np.ndarray, ends: np.ndarray, num_items: int
+    ) -> None:
+        self.items, self.timestamps, self.offsets, self.ends, self.num_items = (
+            items,
+            timestamps,
+            offsets,
+            ends,
+            num_items,
+        )
         lengths = np.diff(offsets)
-        user_E = np.repeat(np.arange(len(lengths)), lengths)
-        counted_E = (np.arange(len(items)) - offsets[user_E]) < ends[user_E]
-        popularity_N = np.maximum(np.bincount(items[counted_E], minlength=num_items), 1)
-        counts = transition_counts(items, offsets, ends, num_items)
-        self.rows = with_reverse(counts @ sp.diags(1.0 / np.sqrt(popularity_N)))
+        self.user_E = np.repeat(np.arange(len(lengths)), lengths)
+        self.counted_E = (np.arange(len(items)) - offsets[self.user_E]) < ends[self.user_E]
+
+    def popularity(self) -> np.ndarray:
+        """[N] number of counted events of every item."""
+        return np.bincount(self.items[self.counted_E], minlength=self.num_items)
+
+    def user_items(self) -> sp.csr_matrix:
+        """[U, N] 1.0 where the user has a counted event of the item."""
+        shape = (len(self.offsets) - 1, self.num_items)
+        ones = np.ones(int(self.counted_E.sum()))
+        matrix = sp.csr_matrix((ones, (self.user_E[self.counted_E], self.items[self.counted_E])), shape=shape)
+        matrix.data[:] = 1.0
+        return matrix
+
+
+def decayed_history(events: EventTable, users_B: Tensor, ends_B: Tensor, num_items: int) -> sp.csr_matrix:
+    """[B, N] sum of 0.7^age over the user's events of the item."""
+    history = events.cut(users_B, (ends_B - MAX_AGE).clamp_min(0), ends_B)
+    mask = history.mask_BL.numpy()
+    user, column = np.nonzero(mask)
+    weight = AGE_DECAY ** (mask.shape[1] - 1 - column)
+    return sp.csr_matrix((weight, (user, history.items_BL.numpy()[mask])), shape=(len(mask), num_items))
+
+
+class _DecayedRowsRanker(Ranker):
+    """A user's score is Σ 0.7^age · row, with a row for every item; `rows` is [N, N], sparse or dense."""
+
+    rows: sp.csr_matrix | np.ndarray
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Decayed sum of the rows of the last events: [B, N]."""
-        history = events.cut(users_B, (ends_B - MAX_AGE).clamp_min(0), ends_B)
-        mask = history.mask_BL.numpy()
-        user, column = np.nonzero(mask)
-        weight = AGE_DECAY ** (mask.shape[1] - 1 - column)
-        shape = (len(mask), self.rows.shape[0])
-        recent = sp.csr_matrix((weight, (user, history.items_BL.numpy()[mask])), shape=shape)
-        return torch.from_numpy((recent @ self.rows).toarray())
+        scores_BN = decayed_history(events, users_B, ends_B, self.rows.shape[0]) @ self.rows
+        return torch.from_numpy(scores_BN.toarray() if sp.issparse(scores_BN) else scores_BN)
 
-    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
-        """One interest: what follows the last events."""
-        whole = torch.zeros(1, dtype=torch.int64), events.offsets_U1[1:2]
-        return self.scores(events, *whole).clamp_min(1e-12).log(), ["transitions"]
+
+class DecayedMarkovRanker(_DecayedRowsRanker):
+    """Transition counts over √popularity, plus half the transpose."""
+
+    name = "decayed_markov"
+
+    def __init__(self, counted: CountedEvents) -> None:
+        counts = transition_counts(counted.items, counted.offsets, counted.ends, counted.num_items)
+        popularity_N = np.maximum(counted.popularity(), 1)
+        self.rows = with_reverse(counts @ sp.diags(1.0 / np.sqrt(popularity_N)))
+
+
+class ItemKNNRanker(_DecayedRowsRanker):
+    """Cosine of two items' users.
+
+    Raises:
+        UserError: the histories are too long to count all pairs.
+    """
+
+    name = "item_knn"
+
+    def __init__(self, counted: CountedEvents) -> None:
+        user_items = counted.user_items()
+        pairs = int((np.diff(user_items.indptr).astype(np.float64) ** 2).sum())
+        if pairs > KNN_MOST_PAIRS:
+            raise UserError(
+                f"Item-kNN would count {pairs:,} pairs of items, more than {KNN_MOST_PAIRS:,}.", "item_knn",
+                "It is left out.",
+            )  # fmt: skip
+        together = (user_items.T @ user_items).tocsr()
+        users_N = np.sqrt(np.maximum(together.diagonal(), 1.0))
+        together.setdiag(0.0)
+        self.rows = (sp.diags(1.0 / users_N) @ together @ sp.diags(1.0 / users_N)).tocsr()
+
+
+class EASERanker(_DecayedRowsRanker):
+    """EASE: ridge regression of every item on all others (Steck, 2019).
+
+    Raises:
+        UserError: the catalogue is too large for a dense item × item inverse.
+    """
+
+    name = "ease"
+
+    def __init__(self, counted: CountedEvents) -> None:
+        if counted.num_items > EASE_MOST_ITEMS:
+            raise UserError(
+                f"EASE would invert a matrix of {counted.num_items:,} x {counted.num_items:,} items, more than "
+                f"{EASE_MOST_ITEMS:,}.",
+                "ease",
+                "It is left out.",
+            )
+        user_items = counted.user_items()
+        gram = (user_items.T @ user_items).toarray()
+        gram[np.diag_indices_from(gram)] += EASE_RIDGE
+        inverse = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
+        weights = inverse / -np.diag(inverse)
+        np.fill_diagonal(weights, 0.0)
+        self.rows = weights
+
+
+class RecentPopularityRanker(Ranker):
+    """Items by their counted events within a window before the request's own time.
+
+    Args:
+        days: length of the window.
+    """
+
+    name = "recent_popularity"
+    reads_time = True
+
+    def __init__(self, counted: CountedEvents, days: float) -> None:
+        order = np.argsort(counted.timestamps[counted.counted_E], kind="stable")
+        self.times = counted.timestamps[counted.counted_E][order]
+        self.items = counted.items[counted.counted_E][order]
+        self.counted, self.window = counted, days * 86_400.0
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Events in the window before the time of the user's next event: [B, N]."""
+        place_B = self.counted.offsets[users_B.numpy()] + ends_B.numpy()
+        assert (place_B < self.counted.offsets[users_B.numpy() + 1]).all(), "a request has a next event, and its time"
+        now_B = self.counted.timestamps[place_B]
+        first_B, last_B = np.searchsorted(self.times, now_B - self.window), np.searchsorted(self.times, now_B)
+        scores = [
+            np.bincount(self.items[a:b], minlength=self.counted.num_items) for a, b in zip(first_B, last_B, strict=True)
+        ]
+        return torch.from_numpy(np.stack(scores).astype(np.float32))
+
+
+class SASRecRanker(Ranker):
+    """Cosine of the user's one vector to every item."""
+
+    name = "sasrec"
+
+    def __init__(self, model: SASRec) -> None:
+        self.model, self.items_ND = model, model.items().detach()
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Scores of the latest `length` events' state: [B, N]."""
+        history = events.cut(users_B, (ends_B - self.model.config.length).clamp_min(0), ends_B)
+        state_BD: Tensor = self.model(self.items_ND[history.items_BL], history.mask_BL)[:, -1]
+        return state_BD @ self.items_ND.T
+
+
+class ComiRecRanker(Ranker):
+    """Largest cosine of the user's interests to every item."""
+
+    name = "comirec"
+
+    def __init__(self, model: ComiRec) -> None:
+        self.model, self.items_ND = model, model.items().detach()
+        self.num_interests = model.config.num_interests
+
+    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, K, D] unit vectors."""
+        history = events.cut(users_B, (ends_B - self.model.config.length).clamp_min(0), ends_B)
+        vectors_BKD: Tensor = self.model(self.items_ND[history.items_BL], history.mask_BL)
+        return vectors_BKD
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """The largest over the interests: [B, N]."""
+        return (self.interest_vectors(events, users_B, ends_B) @ self.items_ND.T).amax(1)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from prismrec.errors import UserError
 from prismrec.models import load_model
@@ -49,13 +50,33 @@ class InterestRanking(NamedTuple):
 
 
 class Ranker(ABC):
-    """A fitted model ready to rank."""
+    """A fitted model ready to rank; baselines are no more than this.
+
+    Attributes:
+        name: its row in every table.
+        reads_time: whether times, of the events or of the request, change what it says.
+        num_interests: how many interests of a user it tells apart.
+    """
 
     name: str
+    reads_time: bool = False
+    num_interests: int = 1
 
     @abstractmethod
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Merged scores [B, N] after each user's first `ends_B` events, at least one; higher is better."""
+
+    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor | None:
+        """The users' interests as unit vectors [B, K, D]; None where the model knows no interests."""
+        return None
+
+
+class ServedRanker(Ranker):
+    """A ranker that tells interests apart, as the service shows them."""
+
+    @abstractmethod
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """Merged scores [B, N] of each user's strongest interests only."""
 
     @abstractmethod
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
@@ -87,7 +108,7 @@ class Ranker(ABC):
         return None
 
 
-class PopularityRanker(Ranker):
+class PopularityRanker(ServedRanker):
     """Items by their number of events; the same for everybody."""
 
     name = POPULARITY
@@ -100,23 +121,37 @@ class PopularityRanker(Ranker):
         """Log popularity, for every user."""
         return self.log_share_N.expand(len(users_B), -1)
 
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """The same: there is one interest."""
+        return self.scores(events, users_B, ends_B)
+
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """One interest: what is popular."""
         return self.log_share_N[None], ["popular"]
 
 
-class LightweightEncoderRanker(Ranker):
+class LightweightEncoderRanker(ServedRanker):
     """The lightweight encoder by itself: coarse interests merged by log-sum-exp."""
 
     name = LIGHTWEIGHT_ENCODER
+    reads_time = True
 
     def __init__(self, encoder: LightweightEncoder, items_ND: Tensor, recommendable_N: Tensor) -> None:
         self.encoder, self.items_ND, self.recommendable_N = encoder, items_ND, recommendable_N
+        self.num_interests = encoder.config.num_interests
+
+    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, K_c, D] unit vectors."""
+        history = events.cut(users_B, (ends_B - self.encoder.config.length).clamp_min(0), ends_B)
+        interests_BKD: Tensor = self.encoder(self.items_ND[history.items_BL], history.gaps_BL, history.mask_BL)
+        return interests_BKD
 
     def _joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        history = events.cut(users_B, (ends_B - self.encoder.config.length).clamp_min(0), ends_B)
-        interests_BKD = self.encoder(self.items_ND[history.items_BL], history.gaps_BL, history.mask_BL)
-        return self.encoder.interest_scores(interests_BKD, self.items_ND)
+        return self.encoder.interest_scores(self.interest_vectors(events, users_B, ends_B), self.items_ND)
+
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """Log-sum-exp over the coarse interests of most mass."""
+        return _merge_strongest(self._joint(events, users_B, ends_B), self.recommendable_N, num_interests)
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Log-sum-exp over the coarse interests."""
@@ -135,7 +170,7 @@ class RefinedState(NamedTuple):
     refined: Refined
 
 
-class HyMiRecRanker(Ranker):
+class HyMiRecRanker(ServedRanker):
     """The LLM recommender: refined interests and the "now" interest, merged with the gate's weights.
 
     Args:
@@ -144,6 +179,7 @@ class HyMiRecRanker(Ranker):
     """
 
     name = HYMIREC
+    reads_time = True
 
     def __init__(
         self,
@@ -155,6 +191,7 @@ class HyMiRecRanker(Ranker):
     ) -> None:
         self.recommender, self.items_ND, self.recommendable_N = recommender, items_ND, recommendable_N
         self.recent_ND, self.long_ND = recent_ND, long_ND
+        self.num_interests = recommender.config.num_interests + 1  # and "now"
 
     def state(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> RefinedState:
         """One forward pass over the recent window and the events before it."""
@@ -169,6 +206,16 @@ class HyMiRecRanker(Ranker):
         refined = self.state(events, users_B, ends_B).refined
         return self.recommender.interest_scores(refined, self.items_ND).logsumexp(1)
 
+    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, K + 1, D] unit vectors: refined interests, and "now"."""
+        return self.state(events, users_B, ends_B).refined.interests
+
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """Log-sum-exp over the gated interests of most mass."""
+        refined = self.state(events, users_B, ends_B).refined
+        joint_BKN = self.recommender.interest_scores(refined, self.items_ND)
+        return _merge_strongest(joint_BKN, self.recommendable_N, num_interests)
+
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """K refined interests and "now"."""
         refined = self.state(events, *_whole(events)).refined
@@ -177,7 +224,7 @@ class HyMiRecRanker(Ranker):
         return _normalised(joint_KN), [f"refined-{k + 1}" for k in range(len(joint_KN) - 1)] + ["now"]
 
 
-class GemiRecRanker(Ranker):
+class GemiRecRanker(ServedRanker):
     """Posterior over dictionary interests times in-cell retrieval, on the LLM recommender's states.
 
     Args:
@@ -185,6 +232,7 @@ class GemiRecRanker(Ranker):
     """
 
     name = GEMIREC
+    reads_time = True
 
     def __init__(
         self,
@@ -203,6 +251,8 @@ class GemiRecRanker(Ranker):
             )
         self.hymirec, self.posterior, self.head, self.table = hymirec, posterior, head, table
         self.label = labels_G
+        self.num_interests = min(head.config.num_interests, int(table.occupied_G.sum()))
+        self.centres_GD = _cell_centres(hymirec.items_ND, table)
 
     def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
         recent, refined = self.hymirec.state(events, users_B, ends_B)
@@ -216,6 +266,19 @@ class GemiRecRanker(Ranker):
         """Log P(m_i | u) + log P(i | u, m_i)."""
         cells_BG, items_BN = self._parts(events, users_B, ends_B)
         return cells_BG[:, self.table.cells_N] + items_BN
+
+    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, K, D] unit vectors: mean item vectors of the cells of highest posterior, as many as are shown."""
+        cells_BG, _ = self._parts(events, users_B, ends_B)
+        best_BK = cells_BG.topk(self.num_interests, dim=1).indices
+        return self.centres_GD[best_BK]
+
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """Scores of the items of the cells of highest posterior."""
+        cells_BG, items_BN = self._parts(events, users_B, ends_B)
+        kept = cells_BG.topk(min(num_interests, cells_BG.shape[1]), dim=1).indices
+        kept_BG = torch.full_like(cells_BG, -torch.inf).scatter(1, kept, cells_BG.gather(1, kept))
+        return kept_BG[:, self.table.cells_N] + items_BN
 
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """Every non-empty cell is an interest; an item belongs to its own cell only."""
@@ -240,12 +303,27 @@ def _normalised(joint_KN: Tensor) -> Tensor:
     return joint_KN - joint_KN.flatten().logsumexp(0)
 
 
+def _cell_centres(items_ND: Tensor, table: CellTable) -> Tensor:
+    """[G, D] unit mean of the vectors of every cell's recommendable items; zero for an empty cell."""
+    counted = table.recommendable_N
+    sums_GD = torch.zeros(len(table.occupied_G), items_ND.shape[1], dtype=torch.float64)
+    sums_GD.index_add_(0, table.cells_N[counted], items_ND[counted].double())
+    return F.normalize(sums_GD, dim=1).float()
+
+
+def _merge_strongest(joint_BKN: Tensor, recommendable_N: Tensor, num_interests: int) -> Tensor:
+    """Log-sum-exp over the interests of most mass on what may be recommended: [B, N]."""
+    mass_BK = joint_BKN.masked_fill(~recommendable_N, -torch.inf).logsumexp(2)
+    kept_BK = mass_BK.topk(min(num_interests, joint_BKN.shape[1]), dim=1).indices
+    return joint_BKN.gather(1, kept_BK[..., None].expand(-1, -1, joint_BKN.shape[2])).logsumexp(1)
+
+
 def recent_and_long(items_ND: Tensor, decoded_ND: Tensor, recent_from_codebook: bool) -> tuple[Tensor, Tensor]:
     """The tables recent and long events are read from: the long history always comes from the codebook."""
     return (decoded_ND if recent_from_codebook else items_ND), decoded_ND
 
 
-def load_rankers(folder: Path) -> dict[str, Ranker]:
+def load_rankers(folder: Path) -> dict[str, ServedRanker]:
     """All rankers that a bundle holds the parts of; see `prismrec.artifacts.bundle` for the layout.
 
     Raises:
@@ -254,7 +332,7 @@ def load_rankers(folder: Path) -> dict[str, Ranker]:
     vectors = load_file(folder / "item_vectors.safetensors")
     items_ND, recommendable_N = vectors["vectors"], vectors["recommendable"]
     counts_N = load_file(folder / "popularity.safetensors")["counts"].numpy()
-    rankers: list[Ranker] = [PopularityRanker(counts_N, recommendable_N)]
+    rankers: list[ServedRanker] = [PopularityRanker(counts_N, recommendable_N)]
     if (folder / "lightweight_encoder").is_dir():
         encoder = load_model(folder / "lightweight_encoder")
         rankers.append(LightweightEncoderRanker(encoder, items_ND, recommendable_N))

@@ -25,7 +25,7 @@ from prismrec.artifacts.bundle import MEND, POPULARITY, CatalogueItem, Versions,
 from prismrec.errors import UserError
 
 if TYPE_CHECKING:
-    from prismrec.models.rankers import InterestRanking, Ranker
+    from prismrec.models.rankers import InterestRanking, ServedRanker
 
 DECIMALS = 6  # of scores and weights: what float32 holds, and no digits beyond it
 LABEL_ITEMS = 10  # an interest without a label is named after the categories of this many items
@@ -99,7 +99,7 @@ class Engine:
     def __init__(
         self,
         items: Sequence[CatalogueItem],
-        rankers: Mapping[str, Ranker],
+        rankers: Mapping[str, ServedRanker],
         default_model: str,
         versions: Versions,
         labels: Mapping[str, str],

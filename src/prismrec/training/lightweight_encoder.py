@@ -22,7 +22,7 @@ from prismrec.models.lightweight_encoder import LightweightEncoder
 from prismrec.models.rankers import LightweightEncoderRanker
 from prismrec.parameters.lightweight_encoder import LightweightEncoderParameters
 from prismrec.training.loop import Loss
-from prismrec.training.losses import merged_cross_entropy
+from prismrec.training.losses import merged_cross_entropy, sample_columns
 from prismrec.training.matching import dmil_loss
 from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, random_crops
 
@@ -73,7 +73,9 @@ class LightweightEncoderTask:
         )
         items_ND = self.tower(self.text_NE, keep_N)
         crop = self.data.cut(batch)
-        next_BQ, known_BQ = self._sample_columns(crop)
+        next_BQ, known_BQ = sample_columns(
+            crop.mask_BL[:, :-1], self.parameters.training.positions_per_step, self.generator
+        )
         cut_B, ahead_B = self._cut(crop)
         interests_BQKD = self.encoder.after(
             items_ND[crop.items_BL],
@@ -93,14 +95,6 @@ class LightweightEncoderTask:
         )  # fmt: skip
         total = next_item + self.parameters.matching_weight * matching
         return Loss(total, {"next_item": next_item, "matching": matching})
-
-    def _sample_columns(self, crop: EventBatch) -> tuple[Tensor, Tensor]:
-        """Columns with a next event, the same number Q for each user, and which of them are real: [B, Q] both."""
-        has_next_BL = crop.mask_BL[:, :-1]
-        wanted = max(1, self.parameters.training.positions_per_step // len(has_next_BL))
-        lottery_BL = torch.rand(has_next_BL.shape, generator=self.generator).masked_fill(~has_next_BL, -1.0)
-        columns_BQ = lottery_BL.topk(min(wanted, has_next_BL.shape[1]), dim=1).indices
-        return columns_BQ, has_next_BL.gather(1, columns_BQ)
 
     def _cut(self, crop: EventBatch) -> tuple[Tensor, Tensor]:
         """A random cut a user: the column of the first target, and the number of targets W_u = min(W, ⌊n/2⌋)."""

@@ -30,6 +30,19 @@ def sample_rows(rows: Tensor, limit: int, generator: torch.Generator) -> Tensor:
     return rows[chosen.to(rows.device)]
 
 
+def sample_columns(mask_BL: Tensor, limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Columns of a step's predictions, the same number Q for each user, and which of them are real: [B, Q] both.
+
+    Args:
+        mask_BL: True where a prediction can be made.
+        limit: predictions of all users together, about.
+    """
+    wanted = max(1, limit // len(mask_BL))
+    lottery_BL = torch.rand(mask_BL.shape, generator=generator).masked_fill(~mask_BL, -1.0)
+    columns_BQ = lottery_BL.topk(min(wanted, mask_BL.shape[1]), dim=1).indices
+    return columns_BQ, mask_BL.gather(1, columns_BQ)
+
+
 class _MergedCrossEntropy(torch.autograd.Function):
     """Mean of log Σ_{k,n} exp(logit) − log Σ_k exp(logit at the target), with its gradients."""
 
@@ -120,3 +133,31 @@ def merged_cross_entropy(
         gate_PK = interests_PKD.new_zeros(interests_PKD.shape[:2], dtype=torch.float32)
     loss: Tensor = _MergedCrossEntropy.apply(interests_PKD * scale, items_ND, gate_PK, targets_P, None)  # type: ignore[no-untyped-call]
     return loss
+
+
+def sampled_cross_entropy(
+    vectors_PD: Tensor,
+    targets_P: Tensor,
+    items_ND: Tensor,
+    scale: Tensor,
+    draw_N: Tensor,
+    negatives: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean negative log-likelihood of the targets among sampled negatives, with the logQ correction.
+
+    The negatives are drawn with replacement, once for all rows; the logit of each is lowered by the log of how often
+    it is expected in the sample, which makes the sampled softmax an estimate of the full one. A negative that is a
+    row's own target does not count in that row.
+
+    Args:
+        draw_N: weight of each item in the draw.
+        negatives: how many are drawn.
+    """
+    share_N = (draw_N / draw_N.sum()).float()
+    drawn_M = torch.multinomial(share_N, negatives, replacement=True, generator=generator)
+    scaled_PD = vectors_PD * scale
+    logits_PM = (scaled_PD @ items_ND[drawn_M].T).float() - (share_N[drawn_M] * negatives).log()
+    logits_PM = logits_PM.masked_fill(drawn_M == targets_P[:, None], -torch.inf)
+    positive_P1 = (scaled_PD * items_ND[targets_P]).sum(1, keepdim=True).float()
+    return (torch.cat([positive_P1, logits_PM], dim=1).logsumexp(1) - positive_P1[:, 0]).mean()
