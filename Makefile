@@ -13,10 +13,13 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export BENTOML_DO_NOT_TRACK := True
 
 ARGS ?=
+# Kedro environment of the peers' benchmark, and where its splits and lists go.
+DATA ?= ml1m
+WORK ?= data/peers
 # Test processes; each runs single-threaded.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install run test test-full lint format viz viz-picture docs clean
+.PHONY: help install run test test-full lint format viz viz-picture docs peer-venvs peers clean
 
 help: ## List these commands.
 	@echo "prismrec: multi-interest recommendation, from raw logs to a served model"
@@ -63,6 +66,17 @@ viz-picture: install ## Draw docs/images/pipeline.png anew (needs chromium).
 
 docs: install ## Write docs/reference/parameters.md anew from the parameter models.
 	$(BIN)/python scripts/parameter_reference.py
+
+peer-venvs: ## Create .venv-peers and .venv-recbole, the peers' own environments (benchmarks/README.md).
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements-peers.txt
+	$(PYTHON) -m venv .venv-recbole
+	.venv-recbole/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-recbole/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements-recbole.txt
+
+peers: install ## Run and score the peers on the split of DATA (hours; resumes; benchmarks/README.md).
+	$(BIN)/python -m benchmarks.peers.all --env $(DATA) --work $(WORK) $(ARGS)
 
 clean: ## Remove caches and build folders, never data or the environment.
 	rm -rf build dist .viz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

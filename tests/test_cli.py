@@ -9,21 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from evaluation.report_fixture import report
 from prismrec import cli as command_line
-from prismrec.cli import cli, table, user_error
+from prismrec.cli import cli, user_error
 from prismrec.errors import UserError
+from prismrec.evaluation.report import as_table
 from prismrec.kedro_datasets import JsonDataset
 from toy_project import ToyProject
 
-METRICS = {
-    "protocol": "A",
-    "split_hash": "0123456789abcdef",
-    "cases": 2000,
-    "models": {
-        "popularity": {"ndcg@10": 0.01, "hr@10": 0.021, "hr@50": 0.1, "backbone": "none"},
-        "hymirec": {"ndcg@10": 0.143, "hr@10": 0.25, "hr@50": 0.5},
-    },
-}
+METRICS = report()
 
 
 def invoke(arguments: Sequence[str]) -> Result:
@@ -123,22 +117,20 @@ def test_report_prints_the_metrics_file_verbatim(toy_project: ToyProject) -> Non
     assert result.stdout == (version / "evaluation_metrics.json").read_text()
 
 
-def test_report_prints_an_aligned_table(toy_project: ToyProject) -> None:
+def test_report_prints_the_tables_and_the_verdict(toy_project: ToyProject) -> None:
     save_metrics(toy_project)
     result = invoke(["report"])
     assert result.exit_code == 0
-    assert result.stdout == table(METRICS) + "\n"
+    assert result.stdout == as_table(METRICS)
+    assert "Candidate hymirec: promoted." in result.stdout
 
 
-def test_the_table_orders_columns_and_marks_the_best() -> None:
-    lines = table(METRICS).splitlines()
-    assert lines[0] == "protocol A, 2000 cases, split 0123456789ab"
-    assert lines[2].split() == ["model", "hr@10", "hr@50", "ndcg@10"]
-    assert lines[4].split() == ["popularity", "0.0210", "0.1000", "0.0100"]
-    assert lines[5].split() == ["hymirec", "0.2500*", "0.5000*", "0.1430*"]
-    # Numbers stand under each other: each decimal point in the same column.
-    points = [[i for i, letter in enumerate(line) if letter == "."] for line in lines[4:6]]
-    assert points[0] == points[1]
+def test_the_report_needs_no_torch() -> None:
+    """It prints at once: what draws and ranks is not imported."""
+    code = (
+        "import sys; import prismrec.evaluation.report; assert not {'torch', 'matplotlib', 'polars'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_outside_of_a_project_the_message_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

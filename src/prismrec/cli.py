@@ -32,8 +32,6 @@ NAMED_OPTIONS = {
     "from_inputs": "--from-inputs",
     "to_outputs": "--to-outputs",
 }
-# Rows of the report are in the order of this metric.
-RANKED_BY = "ndcg@10"
 
 RUN_EXAMPLES = """
 \b
@@ -136,13 +134,13 @@ def run(**options: Any) -> Any:
     return kedro_run.callback(**options)
 
 
-@cli.command(short_help="Print how the models did in the latest evaluation.")
+@cli.command(short_help="Print how the models did, and the promotion verdict.")
 @env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics file as it is.")
 @traceback_option
 @friendly
 def report(env: str | None, as_json: bool) -> None:
-    r"""Print how the models did in a workspace's latest evaluation.
+    r"""Print how the models did in a workspace's latest evaluation, by which rules, and whether it was promoted.
 
     \b
     Examples:
@@ -153,7 +151,11 @@ def report(env: str | None, as_json: bool) -> None:
     if _kedro_run() is None:
         raise _no_kedro("read the workspace")
     text = _latest_metrics(_project(), env)
-    click.echo(text.rstrip("\n") if as_json else table(json.loads(text)))
+    if not as_json:
+        from prismrec.evaluation.report import as_table
+
+        text = as_table(json.loads(text))
+    click.echo(text.rstrip("\n"))
 
 
 @cli.command(short_help="Print time and peak memory of every stage's latest run.")
@@ -177,37 +179,6 @@ def stages(env: str | None) -> None:
     lines.append(f"{'all':<20} {sum(r['seconds'] for r in runs.values()):>8.1f}")
     host = next(iter(runs.values()))
     click.echo("\n".join([*lines, "", f"{host['cores']} cores, {host['platform']}"]))
-
-
-def table(metrics: Mapping[str, Any]) -> str:
-    """Lay an evaluation out as text: one row a model, the best last, one column a test metric.
-
-    Args:
-        metrics: {"protocol", "split_hash", "cases", "models": {name: {metric: number}}}.
-    """
-    models: Mapping[str, Mapping[str, Any]] = metrics["models"]
-    columns = sorted(
-        {
-            key
-            for row in models.values()
-            for key, value in row.items()
-            if isinstance(value, int | float) and not key.startswith("validation_")
-        },
-        key=_natural,
-    )
-    best = {c: max(row[c] for row in models.values() if c in row) for c in columns}
-    cells = [
-        [name, *(_cell(row[c], best[c]) if c in row else "- " for c in columns)]
-        for name, row in sorted(models.items(), key=lambda item: item[1].get(RANKED_BY, 0.0))
-    ]
-    header = ["model", *(f"{column} " for column in columns)]
-    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in [header, *cells]
-    ]
-    facts = f"protocol {metrics['protocol']}, {metrics['cases']} cases, split {metrics['split_hash'][:12]}"
-    return "\n".join([facts, "", lines[0], "-" * len(lines[0]), *lines[1:], "", "* the best of its column"])
 
 
 def main() -> None:
@@ -325,16 +296,6 @@ def _nothing(done: str, workspace: str, environment: str | None) -> MissingArtef
         f"Nothing has been {done} yet in workspace {workspace!r}.",
         mend=f"Run the stages first: {stage_command([], environment or '')}",
     )
-
-
-def _natural(column: str) -> tuple[str, int]:
-    name, _, rank = column.partition("@")
-    return name, int(rank) if rank.isdigit() else 0
-
-
-def _cell(value: float, best: float) -> str:
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return text + ("*" if value == best else " ")
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from prismrec.artifacts.atomic import sha256_folder
-from prismrec.artifacts.bundle import BundleParts, CatalogueItem, read_bundle
+from prismrec.artifacts.bundle import BundleParts, CatalogueItem, KeptBundle, read_bundle
 from prismrec.errors import UserError
 
 
@@ -67,6 +68,19 @@ def test_versions_follow_what_they_name(folder: Path, tmp_path: Path) -> None:
     assert one.manifest.versions.model != other.manifest.versions.model
     assert one.manifest.versions.data == other.manifest.versions.data
     assert one.version != other.version
+
+
+def test_the_card_is_part_of_the_bundle_but_of_no_models_or_datas_version(folder: Path, tmp_path: Path) -> None:
+    replace(content(), card="# Card").save(tmp_path / "carded")
+    plain, carded = read_bundle(folder), read_bundle(tmp_path / "carded")
+    assert (carded.folder / "README.md").read_text() == "# Card"
+    assert carded.manifest.versions == plain.manifest.versions
+    assert carded.version != plain.version
+
+
+def test_a_kept_bundle_is_the_same_byte_by_byte(folder: Path, tmp_path: Path) -> None:
+    KeptBundle(folder).save(tmp_path / "kept")
+    assert sha256_folder(tmp_path / "kept") == sha256_folder(folder)
 
 
 def _edit_manifest(folder: Path, edit: Callable[[dict], None]) -> None:  # type: ignore[type-arg]

@@ -1,5 +1,6 @@
 """A small world through all stages: byte-identical twice, stage by stage, and what goes wrong in words."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ SMALL = ",".join(
         "data_validation.synthetic.silent_items": 4,
         "data_validation.synthetic.longest_history": 80,
         "lightweight_encoder.training.epochs": 1,
+        "evaluation.baselines.training.epochs": 1,
         "llm_recommender.training.epochs": 1,
         "interest_dictionary.posterior.training.epochs": 1,
         "interest_dictionary.retrieval.training.epochs": 1,
@@ -116,3 +118,19 @@ def test_artefacts_of_two_workspaces_do_not_mix(workspaces: list[Path], tmp_path
     message = failure(prismrec(tmp_path, "run", "--pipelines", "llm_recommender"))
     assert "item_vectors" in message
     assert "kedro run --pipelines" in message
+
+
+@pytest.mark.parametrize("protocol", ["multi_target_users", "global_time"])
+def test_other_protocols_run_to_the_end(tmp_path: Path, protocol: str) -> None:
+    parameters = f"{SMALL},sequence_building.protocol={protocol},sequence_building.holdout_share=0.2"
+    done = prismrec(tmp_path, "run", "--params", parameters)
+    assert done.returncode == 0, done.stderr
+    reported = prismrec(tmp_path, "report", "--json")
+    figures = json.loads(reported.stdout)
+    assert figures["protocol"]["name"] == protocol
+    assert figures["cases"]["test"]["targets"] > figures["cases"]["test"]["users"], "several targets a user"
+    assert figures["other_history"]["rule"] == "kept"
+    for rows in (figures["models"], figures["other_history"]["models"]):
+        assert {"sasrec", "comirec", "hymirec", "gemirec", "decayed_markov"} <= rows.keys()
+        assert all(0 <= row["recall@50"] <= 1 for row in rows.values())
+    assert protocol.replace("_", " ") in prismrec(tmp_path, "report").stdout.lower().replace("-", " ")

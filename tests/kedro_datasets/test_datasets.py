@@ -1,5 +1,7 @@
 """Each type comes back as it was saved, with the same bytes each time; versions are found and checked."""
 
+import base64
+import inspect
 import os
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from prismrec.kedro_datasets import (
     ArtefactDataset,
     FileDataset,
     FolderDataset,
+    ImageDataset,
     JsonDataset,
     MissingDataset,
     ModelDataset,
@@ -51,7 +54,8 @@ def bytes_of(dataset: ArtefactDataset[Any, Any]) -> dict[str, bytes]:
         (FolderDataset, "x", {"deep/a.txt": "é", "b.bin": b"\x00"}),
         (FolderDataset, "x", ToyModel()),
         (FileDataset, "x.md", "# é\n"),
-        (FileDataset, "x.png", b"\x89PNG"),
+        (FileDataset, "x.bin", b"\x00"),
+        (ImageDataset, "x.png", b"\x89PNG"),
     ],
 )
 def test_the_same_data_gives_the_same_bytes(tmp_path: Path, kind: Any, name: str, data: Any) -> None:
@@ -61,6 +65,18 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path, kind: Any, name: str
     assert bytes_of(first) == bytes_of(second)
     assert "manifest.json" in bytes_of(first)
     assert first.payload() == tmp_path / "1" / name / first.resolve_load_version() / name
+
+
+def test_kedro_viz_finds_a_picture_by_the_return_type_of_its_preview(tmp_path: Path) -> None:
+    dataset = ImageDataset(filepath=str(tmp_path / "x.png"))
+    dataset.save(b"\x89PNG")
+    assert inspect.signature(dataset.preview).return_annotation.__name__ == "ImagePreview"
+    assert base64.b64decode(dataset.preview()) == b"\x89PNG"
+
+
+def test_a_picture_is_a_png(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        ImageDataset(filepath=str(tmp_path / "x.jpg")).save(b"")
 
 
 def test_a_table_comes_back(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from safetensors.numpy import load_file
 
-from prismrec.artifacts.bundle import read_bundle
+from prismrec.artifacts.atomic import sha256_folder
+from prismrec.artifacts.bundle import BundleParts, KeptBundle, read_bundle
 from prismrec.errors import UserError
 from prismrec.kedro_datasets import FolderDataset
 from prismrec.parameters.packaging import PackagingParameters
@@ -19,16 +20,12 @@ from prismrec.pipelines.packaging.pipeline import create_pipeline
 from serving.bundles import DIM, NUM_ITEMS, catalogue, parts
 
 HYMIREC = nodes.NEEDED_PARTS["hymirec"]
-METRIC = "validation_ndcg@10"
-EVALUATION: dict[str, Any] = {
-    "split_hash": "abc",
-    "models": {
-        "popularity": {METRIC: 0.01, "ndcg@10": 0.5},
-        "markov": {METRIC: 0.9},
-        "lightweight_encoder": {METRIC: 0.02, "ndcg@10": 0.1},
-        "hymirec": {METRIC: 0.03, "ndcg@10": 0.1},
-    },
-}
+CARD = "# Model card"
+
+
+def evaluation(promoted: bool = True, candidate: str = "hymirec") -> dict[str, Any]:
+    verdict = {"promoted": promoted, "candidate": candidate, "reasons": ["hymirec does not beat the incumbent."]}
+    return {"split_hash": "abc", "promotion": verdict}
 
 
 class Dictionary:
@@ -42,7 +39,15 @@ class Dictionary:
 
 
 def parameters(**changes: Any) -> PackagingParameters:
-    return PackagingParameters(**{"seed": 0, "default_model": "auto", "selection_metric": METRIC, **changes})
+    return PackagingParameters(**{"seed": 0, "package": "promoted", "default_model": "auto", **changes})
+
+
+def assemble(previous: Path | None = None, promoted: bool = True, **changes: Any) -> BundleParts | KeptBundle:
+    given = dict(parts().parts)
+    del given["popularity"]
+    labels = {"0-1": "Drama"}
+    arguments = (evaluation(promoted), CARD, previous, parameters(**changes), labels)
+    return nodes.assemble_bundle(item_map(), histories(), *arguments, **given)
 
 
 def item_map() -> pl.DataFrame:
@@ -65,16 +70,13 @@ def histories() -> pl.DataFrame:
 
 
 def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path) -> None:
-    given = dict(parts().parts)
-    del given["popularity"]
-    labels = {"0-1": "Drama"}
-    content = nodes.assemble_bundle(item_map(), histories(), EVALUATION, parameters(), labels, **given)
-    content.save(tmp_path / "bundle")
+    assemble().save(tmp_path / "bundle")
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.items == catalogue()
     assert bundle.labels == {"0-1": "Drama"}
     assert bundle.manifest.default_model == "hymirec"
-    assert bundle.manifest.created_from == {"split_hash": "abc"}
+    assert bundle.manifest.created_from == {"split_hash": "abc", "promotion": "promoted"}
+    assert (bundle.folder / "README.md").read_text() == CARD
     counts = load_file(bundle.folder / "popularity.safetensors")["counts"]
     assert counts.shape == (NUM_ITEMS,)
     assert (counts[0], counts[5], counts.sum()) == (1, 3, 4)
@@ -84,7 +86,7 @@ def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path
 def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
     bundle_folder = tmp_path / "bundle"
     parts().save(bundle_folder)
-    metrics = nodes.measure_bundle(bundle_folder)
+    metrics = nodes.measure_bundle(bundle_folder, evaluation(), parameters())
     assert metrics["default_model"] == "hymirec"
     assert metrics["models"] == ["gemirec", "hymirec", "lightweight_encoder", "popularity"]
     assert metrics["items"] == NUM_ITEMS
@@ -92,30 +94,58 @@ def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
     assert (metrics["files"], metrics["bytes"]) == (len(files), sum(file.stat().st_size for file in files))
 
 
-@pytest.mark.parametrize(
-    ("given", "chosen"),
-    [
-        ({*HYMIREC, "lightweight_encoder"}, "hymirec"),
-        ({"item_vectors", "lightweight_encoder"}, "lightweight_encoder"),
-        ({"item_vectors"}, "popularity"),
-    ],
-)
-def test_auto_is_the_best_on_validation_that_can_be_served(given: set[str], chosen: str) -> None:
-    assert nodes.choose_model(EVALUATION, parameters(), given) == chosen
+def test_auto_is_the_candidate_of_the_verdict() -> None:
+    verdict = evaluation(candidate="lightweight_encoder")["promotion"]
+    assert nodes.choose_model(verdict, parameters(), {*HYMIREC, "lightweight_encoder"}) == "lightweight_encoder"
 
 
-def test_the_metric_is_a_parameter() -> None:
-    given = {*HYMIREC, "lightweight_encoder"}
-    assert nodes.choose_model(EVALUATION, parameters(selection_metric="ndcg@10"), given) == "popularity"
-    with pytest.raises(UserError, match=r"ndcg@10, validation_ndcg@10"):
-        nodes.choose_model(EVALUATION, parameters(selection_metric="hr@7"), given)
-
-
-def test_a_named_model_has_to_be_there() -> None:
+def test_the_default_model_has_to_be_there() -> None:
     given = {"item_vectors", "lightweight_encoder"}
-    assert nodes.choose_model(EVALUATION, parameters(default_model="popularity"), given) == "popularity"
-    with pytest.raises(UserError, match="auto, popularity, lightweight_encoder"):
-        nodes.choose_model(EVALUATION, parameters(default_model="gemirec"), given)
+    verdict = evaluation()["promotion"]
+    assert nodes.choose_model(verdict, parameters(default_model="popularity"), given) == "popularity"
+    for changes in ({"default_model": "gemirec"}, {}):
+        with pytest.raises(UserError, match="auto, popularity, lightweight_encoder"):
+            nodes.choose_model(verdict, parameters(**changes), given)
+
+
+def test_a_run_that_is_not_promoted_leaves_the_incumbent_byte_by_byte(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = FolderDataset(filepath=str(tmp_path / "bundle"))
+    bundle.save(parts(seed=1))
+    incumbent = bundle.load()
+    assert incumbent is not None
+    again = FolderDataset(filepath=str(tmp_path / "bundle"))
+    again.save(assemble(incumbent, promoted=False))
+    kept = again.load()
+    assert kept is not None
+    assert kept != incumbent
+    assert read_bundle(kept).version == read_bundle(incumbent).version  # so the Bento keeps its tag
+    assert sha256_folder(kept) == sha256_folder(incumbent)
+    assert [record.message for record in caplog.records if "the incumbent stays packaged" in record.message]
+    metrics = nodes.measure_bundle(kept, evaluation(promoted=False), parameters())
+    assert (metrics["promoted"], metrics["packaged"]) == (False, "incumbent")
+
+
+def test_without_an_incumbent_to_keep_the_reasons_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not beat the incumbent") as error:
+        assemble(promoted=False)
+    assert "packaging.package=this_run" in error.value.mend
+    parts().save(tmp_path / "bundle")
+    (tmp_path / "bundle" / "items.jsonl").unlink()
+    with pytest.raises(UserError, match=r"cannot be kept.*items\.jsonl") as error:
+        assemble(tmp_path / "bundle", promoted=False)
+    assert "packaging.package=this_run" in error.value.mend
+
+
+def test_a_run_is_packaged_on_request_and_the_bundle_says_so(tmp_path: Path) -> None:
+    parts(seed=1).save(tmp_path / "incumbent")
+    assemble(tmp_path / "incumbent", promoted=False, package="this_run").save(tmp_path / "bundle")
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert manifest.created_from["promotion"] == "not promoted, packaged by packaging.package: this_run"
+    asked = parameters(package="this_run")
+    metrics = nodes.measure_bundle(tmp_path / "bundle", evaluation(promoted=False), asked)
+    assert (metrics["promoted"], metrics["packaged"]) == (False, "this_run")
 
 
 def test_every_needed_part_is_packed() -> None:
@@ -126,6 +156,7 @@ def test_the_pipeline_feeds_what_the_nodes_name() -> None:
     pipeline = create_pipeline()
     assert set(nodes.MODEL_PARTS) < pipeline.inputs()
     assert {"item_map", "histories", "evaluation_metrics", "params:packaging"} < pipeline.inputs()
+    assert {"model_card", "previous_bundle"} < pipeline.inputs()
     assert pipeline.outputs() | {"bundle"} == {"bundle", "packaging_metrics", "bento_tag"}
 
 
@@ -137,7 +168,9 @@ def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
             **given,
             "item_map": MemoryDataset(item_map()),
             "histories": MemoryDataset(histories()),
-            "evaluation_metrics": MemoryDataset(EVALUATION),
+            "evaluation_metrics": MemoryDataset(evaluation()),
+            "model_card": MemoryDataset(CARD),
+            "previous_bundle": FolderDataset(filepath=str(tmp_path / "bundle"), nullable=True),
             "interest_labels": MemoryDataset({}),
             "params:packaging": MemoryDataset(parameters()),
             "bundle": FolderDataset(filepath=str(tmp_path / "bundle")),
@@ -146,5 +179,5 @@ def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
     SequentialRunner().run(create_pipeline().only_nodes("packaging.assemble_bundle"), catalog)
     manifest = read_bundle(catalog.load("bundle")).manifest
     tensors = {f"{name}.safetensors" for name in {*nodes.MODEL_PARTS, "popularity"} - {"dictionary"}}
-    assert set(manifest.files) == {"items.jsonl", "dictionary/config.json", *tensors}
+    assert set(manifest.files) == {"items.jsonl", "README.md", "dictionary/config.json", *tensors}
     assert manifest.versions.dictionary == "d1"

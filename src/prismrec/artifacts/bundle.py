@@ -3,6 +3,7 @@
     manifest.json           format, default model, versions, SHA-256 and size of every other file
     items.jsonl             the catalogue: one item a line, in the order of the item indices
     interest_labels.json    names of interests by their id, where the models give some
+    README.md               the model card: data, licence, figures, limits
     <part>/                 a model folder (config.json, model.safetensors)
     <part>.safetensors      plain tensors
 
@@ -34,6 +35,7 @@ FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 ITEMS_NAME = "items.jsonl"
 LABELS_NAME = "interest_labels.json"
+CARD_NAME = "README.md"
 POPULARITY = "popularity"
 DATA_NAMES = frozenset({ITEMS_NAME, f"{POPULARITY}.safetensors"})
 VERSION_LENGTH = 16
@@ -106,6 +108,7 @@ class BundleParts:
         labels: names of interests by their id.
         created_from: content hashes or names of what the parts were made from.
         dictionary_version: id of the interest dictionary, if there is one.
+        card: the model card, Markdown; none if empty.
     """
 
     items: Sequence[CatalogueItem]
@@ -114,6 +117,7 @@ class BundleParts:
     labels: Mapping[str, str] = field(default_factory=dict)
     created_from: Mapping[str, str] = field(default_factory=dict)
     dictionary_version: str | None = None
+    card: str = ""
 
     def save(self, folder: Path) -> None:
         """Write the bundle into `folder`, see `write_bundle`."""
@@ -135,6 +139,17 @@ class Bundle:
         return hashlib.sha256(_manifest_text(self.manifest).encode()).hexdigest()[:VERSION_LENGTH]
 
 
+@dataclass(frozen=True)
+class KeptBundle:
+    """A bundle that is to be written again as it is."""
+
+    folder: Path
+
+    def save(self, folder: Path) -> None:
+        """Copy the bundle into `folder`, which may exist."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+
 def write_bundle(folder: Path, content: BundleParts) -> BundleManifest:
     """Write a bundle in place, with the same bytes for the same content.
 
@@ -151,6 +166,8 @@ def write_bundle(folder: Path, content: BundleParts) -> BundleManifest:
     (folder / ITEMS_NAME).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if content.labels:
         (folder / LABELS_NAME).write_text(dump_json(dict(content.labels)), encoding="utf-8")
+    if content.card:
+        (folder / CARD_NAME).write_text(content.card, encoding="utf-8")
     for name, part in content.parts.items():
         _write_part(folder, name, part)
     files = {
@@ -199,7 +216,7 @@ def _manifest_text(manifest: BundleManifest) -> str:
 def _versions(files: Mapping[str, FileRecord], dictionary: str | None) -> Versions:
     data = DATA_NAMES & set(files)
     return Versions(
-        model=_content_hash(files, set(files) - data),
+        model=_content_hash(files, set(files) - data - {CARD_NAME}),
         dictionary=dictionary,
         data=_content_hash(files, data),
     )

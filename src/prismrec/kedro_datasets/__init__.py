@@ -8,6 +8,7 @@ from prismrec.kedro_datasets.base import ArtefactDataset, MissingDataset
 from prismrec.kedro_datasets.types import (
     FileDataset,
     FolderDataset,
+    ImageDataset,
     JsonDataset,
     ModelDataset,
     ParquetDataset,
@@ -18,6 +19,7 @@ __all__ = [
     "ArtefactDataset",
     "FileDataset",
     "FolderDataset",
+    "ImageDataset",
     "JsonDataset",
     "MissingDataset",
     "ModelDataset",

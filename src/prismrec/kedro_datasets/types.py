@@ -4,10 +4,11 @@ All of them write the same bytes for the same data, which is why some options ar
 libraries are imported when a payload is written or read, so that listing the catalog stays fast.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NewType, Protocol
 
 from prismrec.artifacts.model_folder import (
     CONFIG_NAME,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Fixed, since by default polars cuts row groups by the number of threads.
 ROWS_PER_GROUP = 262_144
+# Kedro-Viz shows what preview() returns by the name of its return type.
+ImagePreview = NewType("ImagePreview", str)
 TEXT_SUFFIXES = frozenset({".css", ".csv", ".html", ".js", ".json", ".md", ".svg", ".txt"})
 
 
@@ -127,6 +130,19 @@ class FileDataset(ArtefactDataset[str | bytes, str | bytes]):
     def _read(self, path: Path) -> str | bytes:
         content = path.read_bytes()
         return content.decode("utf-8") if path.suffix in TEXT_SUFFIXES else content
+
+
+class ImageDataset(FileDataset):
+    """A PNG, which Kedro-Viz shows."""
+
+    def _write(self, data: str | bytes, path: Path) -> None:
+        assert path.suffix == ".png", f"{path.name} is to be a PNG"
+        assert isinstance(data, bytes)
+        super()._write(data, path)
+
+    def preview(self) -> ImagePreview:
+        """The picture in base64, as Kedro-Viz wants it."""
+        return ImagePreview(base64.b64encode(self.payload().read_bytes()).decode("ascii"))
 
 
 def _write_content(path: Path, content: str | bytes) -> None:

@@ -5,15 +5,16 @@ from typing import Literal
 from pydantic import Field
 
 from prismrec.parameters import StageParameters
+from prismrec.parameters.promotion import ServedModel
 
 
 class PackagingParameters(StageParameters):
-    """Which model of the bundle answers by default, and how it is chosen."""
+    """Whether a run has to be promoted to be packaged, and which model of the bundle answers by default."""
 
-    default_model: Literal["auto", "popularity", "lightweight_encoder", "hymirec", "gemirec"] = Field(
-        description="Model that answers when a request names none; `auto` is the best by selection_metric."
+    package: Literal["promoted", "this_run"] = Field(
+        description="`promoted`: package this run if it is promoted, else keep the incumbent; `this_run`: package it "
+        "though it was not promoted."
     )
-    selection_metric: str = Field(
-        min_length=1,
-        description="Key of a model's evaluation metrics that `auto` maximises (validation, not test).",
+    default_model: Literal["auto", ServedModel] = Field(
+        description="Model that answers when a request names none; `auto` is the candidate of the promotion verdict."
     )

@@ -1,17 +1,83 @@
-"""Nodes of `evaluation`; rankers and metrics are imported when a node runs."""
+"""Nodes of `evaluation`; models, training and metrics are imported when a node runs.
 
+The heuristics count every event before a user's target; the trained models have seen the training events alone.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from prismrec.data.histories import Histories, SplitPoints
+from prismrec.data.schema import CATEGORIES
+from prismrec.errors import UserError
 from prismrec.parameters.evaluation import EvaluationParameters
-from prismrec.pipelines.inputs import bar, event_table
+from prismrec.pipelines.inputs import active_items, bar, event_table, training_data
 from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
 from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
 
-PROTOCOL = "leave-one-out, full ranking over active items, history excluded, ties in time by source order, time-free"
+
+def train_sasrec(
+    item_map: pl.DataFrame, histories: pl.DataFrame, splits: pl.DataFrame, parameters: EvaluationParameters
+) -> tuple[Any, dict[str, Any]]:
+    """The single-vector baseline and its training curve."""
+    from prismrec.models.sasrec import SASRec, SASRecConfig
+    from prismrec.training.baselines import SASRecTask
+
+    settings = parameters.baselines
+    sizes = SASRecConfig(
+        len(item_map), settings.dim, settings.layers, settings.heads, settings.length, settings.dropout
+    )
+    return _train_baseline(SASRec, sizes, SASRecTask, item_map, histories, splits, parameters)
+
+
+def train_comirec(
+    item_map: pl.DataFrame, histories: pl.DataFrame, splits: pl.DataFrame, parameters: EvaluationParameters
+) -> tuple[Any, dict[str, Any]]:
+    """The multi-interest baseline and its training curve."""
+    from prismrec.models.comirec import ComiRec, ComiRecConfig
+    from prismrec.training.baselines import ComiRecTask
+
+    settings = parameters.baselines
+    sizes = ComiRecConfig(len(item_map), settings.dim, settings.interests, settings.length, settings.dropout)
+    return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters)
+
+
+def _train_baseline(
+    model_class: Any,
+    sizes: Any,
+    task_class: Any,
+    item_map: pl.DataFrame,
+    histories: pl.DataFrame,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+) -> tuple[Any, dict[str, Any]]:
+    """Both start from the same item vectors and share loop, budget, batches and negatives."""
+    import torch
+
+    from prismrec.models.transitions import spectral_vectors, transition_counts
+    from prismrec.training.loop import fit
+
+    settings, num_items = parameters.baselines, len(item_map)
+    torch.manual_seed(parameters.seed)
+    model = model_class(sizes)
+    events, ends_U = Histories.from_frame(histories), SplitPoints.from_frame(splits).train_end_U
+    counts = transition_counts(events.items, events.offsets, ends_U, num_items)
+    model.start_from(spectral_vectors(counts, settings.dim, parameters.seed))
+    data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed)
+    counts_N = _counted(histories, ends_U, num_items).popularity()
+    curve = fit(task_class(model, data, counts_N, settings, parameters.seed), settings.training, parameters.seed)
+    return model, {"epochs": [record.as_dict() for record in curve]}
+
+
+def _counted(histories: pl.DataFrame, ends_U: np.ndarray, num_items: int) -> Any:
+    from prismrec.models.baselines import CountedEvents
+
+    events = Histories.from_frame(histories)
+    return CountedEvents(events.items, events.timestamps, events.offsets, ends_U, num_items)
 
 
 def evaluate_models(
@@ -24,59 +90,196 @@ def evaluate_models(
     item_cells: dict[str, np.ndarray],
     posterior: Any,
     retrieval: Any,
+    sasrec: Any,
+    comirec: Any,
+    text_embeddings: dict[str, np.ndarray],
+    item_map: pl.DataFrame,
+    user_map: pl.DataFrame,
+    planted_truth: pl.DataFrame,
     histories: pl.DataFrame,
     splits: pl.DataFrame,
     sequence_building_metrics: dict[str, Any],
+    previous_bundle: Path | None,
     parameters: EvaluationParameters,
 ) -> dict[str, Any]:
-    """Rank the validation and the test events with every model; `validation_…` figures are for choosing."""
+    """Measure every model and baseline on the validation and the test cases; `validation_…` figures are for choosing.
+
+    Returns:
+        Everything the report, the model card and packaging read: figures, intervals, paired differences, slices,
+        health of the codes, and the promotion verdict.
+    """
     import torch
 
-    from prismrec.evaluation.leave_one_out import evaluate, leave_one_out_cases
-    from prismrec.models.baselines import DecayedMarkovRanker
-    from prismrec.models.rankers import LightweightEncoderRanker, PopularityRanker
+    from prismrec.evaluation import comparison, promotion, protocols, slices
+    from prismrec.metrics.codes import code_health
+    from prismrec.models.rankers import LightweightEncoderRanker
 
-    events, points = Histories.from_frame(histories), SplitPoints.from_frame(splits)
-    num_items, table = len(item_vectors["vectors"]), event_table(histories)
+    points, table = SplitPoints.from_frame(splits), event_table(histories)
     recommendable_N = torch.from_numpy(item_vectors["recommendable"])
-    items_ND = torch.from_numpy(item_vectors["vectors"])
     hymirec = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
     gemirec = gemirec_ranker(hymirec, dictionary, posterior, retrieval, item_cells)
-    trained = [LightweightEncoderRanker(lightweight_encoder, items_ND, recommendable_N), hymirec, gemirec]
-    results, cases = {}, {}
-    for split, targets_U in (("validation", points.validation_U), ("test", points.test_U)):
-        # Untrained heuristics count everything before the target; trained models saw the training part only.
-        before_E = np.arange(len(events.items)) - np.repeat(events.offsets[:-1], events.lengths)
-        counted = events.items[before_E < np.repeat(targets_U, events.lengths)]
-        untrained = [
-            PopularityRanker(np.bincount(counted, minlength=num_items), recommendable_N),
-            DecayedMarkovRanker(events.items, events.offsets, targets_U, num_items),
-        ]
-        rankers = {ranker.name: ranker for ranker in (*untrained, *trained)}
-        cases[split] = leave_one_out_cases(table, targets_U)
-        results[split] = evaluate(rankers, table, cases[split], recommendable_N, bar(f"ranking {split}"))
-    models = {
-        name: {
-            **evaluation.metrics,
-            **{f"validation_{key}": value for key, value in results["validation"][name].metrics.items()},
-        }
-        for name, evaluation in results["test"].items()
-    }
-    return {
-        "protocol": PROTOCOL,
-        "repeats": sequence_building_metrics["repeats"],
-        "split_hash": sequence_building_metrics["split_hash"],
-        "cases": len(cases["test"].users),
-        "cases_left_out_target_in_history": cases["test"].repeated,
-        "items": int(recommendable_N.sum()),
+    encoder = LightweightEncoderRanker(lightweight_encoder, torch.from_numpy(item_vectors["vectors"]), recommendable_N)
+    trained = _trained_rows([encoder, hymirec, gemirec], sasrec, comirec, table)
+    incumbent = promotion.read_incumbent(previous_bundle, len(item_map))
+    facts = comparison.Facts(
+        recommendable_N,
+        _counted(histories, points.train_end_U, len(item_map)).popularity(),
+        text_embeddings["embeddings"],
+        _categories(item_map),
+        item_cells["cells"],
+    )
+    parts: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name, starts_U, ends_U in (
+        ("validation", points.validation_start_U, points.validation_end_U),
+        ("test", points.test_start_U, points.test_end_U),
+    ):
+        heuristics, left_out = _heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
+        rows = {**heuristics, **trained}
+        if name == "test" and incumbent is not None and incumbent.ranker is not None:
+            rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
+        cases = protocols.make_cases(table, starts_U, ends_U, parameters.history)
+        parts[name] = comparison.measure(rows, cases, facts, parameters.history, bar(f"ranking {name}"))
+    settings = comparison.Settings(
+        parameters.history,
+        parameters.promotion.metric,
+        parameters.bootstrap_draws,
+        parameters.curve_users,
+        parameters.seed,
+    )
+    planted = slices.read_planted(planted_truth, item_map, user_map, histories)
+    found_slices = slices.slices(parts["test"].cases, table, facts.counts_N, planted)
+    known, (layers, codes, _) = item_vectors["recommendable"], codebook.centroids_LkD.shape
+    report = {
+        "data_set": parameters.title,
+        "data_licence": parameters.data_licence,
         "seed": parameters.seed,
-        "models": models,
+        "split_hash": sequence_building_metrics["split_hash"],
+        "items": int(recommendable_N.sum()),
+        "protocol": protocols.describe(sequence_building_metrics["protocol"], parameters.history),
+        **comparison.figures(parts["validation"], parts["test"], facts, settings),
+        "other_history": _other_history(
+            sequence_building_metrics["protocol"], parts["test"], table, points, facts, parameters
+        ),
+        "slices": slices.slice_figures(parts["test"].ranked, found_slices, parameters.bootstrap_draws, parameters.seed),
+        "health": {
+            "codebook": code_health(item_codes["codes"][known], (codes,) * layers),
+            "dictionary": code_health(item_cells["codes"][known], dictionary.sizes),
+        },
+        "left_out": left_out,
+        "settings": parameters.model_dump(mode="json"),
+    }
+    return {**report, "promotion": promotion.verdict(report, incumbent, parameters.promotion)}
+
+
+def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = False) -> Any:
+    from prismrec.evaluation.comparison import Row
+
+    time = "aware" if ranker.reads_time and not time_free else "free"
+    return Row(ranker, table, label, family, time)
+
+
+def _trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict[str, Any]:
+    """The trained baselines, and our models: as they are served, and with the times of all events withheld."""
+    from prismrec.models.baselines import ComiRecRanker, SASRecRanker
+
+    untimed = table.without_times(np.ones(len(table), dtype=bool))
+    rows = {
+        "sasrec": _row(SASRecRanker(sasrec), table, "SASRec", "baseline"),
+        "comirec": _row(ComiRecRanker(comirec), table, "ComiRec-SA", "baseline"),
+    }
+    labels = {"lightweight_encoder": "lightweight encoder", "hymirec": "HyMiRec", "gemirec": "GemiRec"}
+    for ranker in ours:
+        label = labels[ranker.name]
+        rows[ranker.name] = _row(ranker, table, label, "prismrec")
+        rows[f"{ranker.name}_time_free"] = _row(ranker, untimed, label, "prismrec", time_free=True)
+    return rows
+
+
+def _heuristic_rows(
+    histories: pl.DataFrame, starts_U: np.ndarray, recommendable_N: Any, table: Any, recent_days: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is counted, not trained: rows by name, and why some are left out."""
+    from prismrec.models import baselines
+    from prismrec.models.rankers import PopularityRanker
+
+    counted = _counted(histories, starts_U, len(recommendable_N))
+    rows = {
+        "popularity": _row(PopularityRanker(counted.popularity(), recommendable_N), table, "popularity", "heuristic")
+    }
+    left_out: dict[str, str] = {}
+    made: dict[str, tuple[str, Callable[[], Any]]] = {
+        "recent_popularity": ("recent popularity", partial(baselines.RecentPopularityRanker, counted, recent_days)),
+        "decayed_markov": ("decayed Markov", partial(baselines.DecayedMarkovRanker, counted)),
+        "item_knn": ("item-kNN", partial(baselines.ItemKNNRanker, counted)),
+        "ease": ("EASE", partial(baselines.EASERanker, counted)),
+    }
+    for name, (label, make) in made.items():
+        try:
+            rows[name] = _row(make(), table, label, "heuristic")
+        except UserError as error:
+            left_out[name] = error.what
+    return rows, left_out
+
+
+def _other_history(
+    split: dict[str, Any],
+    test: Any,
+    table: Any,
+    points: SplitPoints,
+    facts: Any,
+    parameters: EvaluationParameters,
+) -> dict[str, Any] | None:
+    """Accuracy under the other rule on histories; None under leave-one-out, where seen items are always left out."""
+    from prismrec.evaluation import comparison, protocols
+
+    if split["name"] == "leave_one_out":
+        return None
+    other: protocols.History = "kept" if parameters.history == "filtered" else "filtered"
+    cases = protocols.make_cases(table, points.test_start_U, points.test_end_U, other)
+    measured = comparison.measure(test.rows, cases, facts, other, bar(f"ranking test, history {other}")).measured
+    return {
+        "rule": other,
+        "filter": protocols.FILTER_RULES[other],
+        "cases": protocols.count(cases),
+        "models": {name: comparison.accuracy(row) for name, row in measured.items()},
     }
 
 
-def render_report(evaluation_metrics: dict[str, Any], parameters: EvaluationParameters) -> tuple[str, bytes]:
-    """The figures as a Markdown table and as a plot."""
-    from prismrec.evaluation.leave_one_out import as_table
-    from prismrec.evaluation.plots import accuracy_plot
+def _categories(item_map: pl.DataFrame) -> np.ndarray:
+    """[N, M] bool: which categories an item has, in alphabetical order."""
+    lists = item_map.get_column(CATEGORIES)
+    names = {name: column for column, name in enumerate(sorted(lists.explode().drop_nulls().unique().to_list()))}
+    has_NM = np.zeros((len(item_map), max(1, len(names))), dtype=bool)
+    for item, categories in enumerate(lists.to_list()):
+        has_NM[item, [names[category] for category in categories or ()]] = True
+    return has_NM
 
-    return as_table(evaluation_metrics), accuracy_plot(evaluation_metrics, parameters.title)
+
+def render_report(
+    evaluation_metrics: dict[str, Any], **curves: dict[str, Any]
+) -> tuple[str, str, bytes, bytes, bytes, bytes]:
+    """The figures as Markdown tables, as one offline page, and as plots."""
+    from prismrec.evaluation import plots
+    from prismrec.evaluation.report import as_table, report_page
+
+    return (
+        as_table(evaluation_metrics),
+        report_page(evaluation_metrics, curves),
+        plots.accuracy_plot(evaluation_metrics),
+        plots.slices_plot(evaluation_metrics),
+        plots.interest_plot(evaluation_metrics),
+        plots.curves_plot(curves),
+    )
+
+
+def write_model_card(
+    evaluation_metrics: dict[str, Any],
+    data_validation_metrics: dict[str, Any],
+    sequence_building_metrics: dict[str, Any],
+    parameters: EvaluationParameters,
+) -> str:
+    """The models of this run in words and figures."""
+    from prismrec.evaluation.model_card import model_card
+
+    return model_card(evaluation_metrics, data_validation_metrics, sequence_building_metrics)

@@ -2,40 +2,73 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from prismrec.pipelines.evaluation.nodes import evaluate_models, render_report
+from prismrec.pipelines.evaluation import nodes
 
 STAGE = "evaluation"
+PARAMETERS = f"params:{STAGE}"
+# What the figures are made of; the node's arguments are called the same.
+MEASURED = (
+    "item_vectors",
+    "lightweight_encoder",
+    "codebook",
+    "item_codes",
+    "recommender",
+    "dictionary",
+    "item_cells",
+    "posterior",
+    "retrieval",
+    "sasrec",
+    "comirec",
+    "text_embeddings",
+    "item_map",
+    "user_map",
+    "planted_truth",
+    "histories",
+    "splits",
+    "sequence_building_metrics",
+    "previous_bundle",
+)
+CURVES = (
+    "lightweight_encoder_curve",
+    "llm_recommender_curve",
+    "posterior_curve",
+    "retrieval_curve",
+    "sasrec_curve",
+    "comirec_curve",
+)
+SPLIT = ["item_map", "histories", "splits"]
 
 
 def create_pipeline() -> Pipeline:
-    """Rank with every model, then draw table and plot."""
+    """Train the baselines, measure every model, then draw the report and write the model card."""
     return Pipeline(
         [
+            Node(nodes.train_sasrec, [*SPLIT, PARAMETERS], ["sasrec", "sasrec_curve"], name="train_sasrec"),
+            Node(nodes.train_comirec, [*SPLIT, PARAMETERS], ["comirec", "comirec_curve"], name="train_comirec"),
             Node(
-                evaluate_models,
-                [
-                    "item_vectors",
-                    "lightweight_encoder",
-                    "codebook",
-                    "item_codes",
-                    "recommender",
-                    "dictionary",
-                    "item_cells",
-                    "posterior",
-                    "retrieval",
-                    "histories",
-                    "splits",
-                    "sequence_building_metrics",
-                    f"params:{STAGE}",
-                ],
+                nodes.evaluate_models,
+                {**{name: name for name in MEASURED}, "parameters": PARAMETERS},
                 "evaluation_metrics",
                 name="evaluate_models",
             ),
             Node(
-                render_report,
-                ["evaluation_metrics", f"params:{STAGE}"],
-                ["evaluation_table", "evaluation_plot"],
+                nodes.render_report,
+                {"evaluation_metrics": "evaluation_metrics", **{name: name for name in CURVES}},
+                [
+                    "evaluation_table",
+                    "evaluation_page",
+                    "evaluation_plot",
+                    "evaluation_slices_plot",
+                    "interest_curve_plot",
+                    "training_curves_plot",
+                ],
                 name="render_report",
+            ),
+            Node(
+                nodes.write_model_card,
+                ["evaluation_metrics", "data_validation_metrics", "sequence_building_metrics", PARAMETERS],
+                "model_card",
+                name="write_model_card",
             ),
         ],
         namespace=STAGE,

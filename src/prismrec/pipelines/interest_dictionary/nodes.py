@@ -76,7 +76,8 @@ def report_dictionary(
     previous_item_cells: dict[str, np.ndarray] | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What moved since the parent version, and the dictionary's health."""
-    from prismrec.training.dictionary import dictionary_health, drift
+    from prismrec.metrics.codes import code_health
+    from prismrec.training.dictionary import drift
 
     known = item_vectors["recommendable"]
     previous_version = previous_dictionary.version if previous_dictionary is not None else None
@@ -89,7 +90,7 @@ def report_dictionary(
     if previous_dictionary is not None and previous_item_cells is not None:
         before = labels(previous_dictionary, previous_item_cells["cells"])  # indices are for ever
     changes = drift(before, labels(dictionary, item_cells["cells"]), previous_version, dictionary.version)
-    health = dictionary_health(item_cells["codes"][known], item_cells["cells"][known], dictionary.sizes)
+    health = code_health(item_cells["codes"][known], dictionary.sizes)
     return changes, {**health, **dictionary_losses}
 
 

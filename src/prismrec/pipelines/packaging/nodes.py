@@ -1,10 +1,12 @@
 """Nodes of stage 8: put the models together, try the bundle out, store it and build a Bento from it.
 
-Notable: the default model is chosen by a validation metric. BentoML runs in a process of its own (see
+Notable: a run that evaluation did not promote leaves the incumbent in place: its bundle is written again, byte by
+byte, so that the latest bundle, its Bento and its tags stay what they were. BentoML runs in a process of its own (see
 `prismrec.pipelines.packaging.bento`), because building a Bento changes the working directory, the import
 path and global settings of the process it runs in.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from prismrec.artifacts.bundle import POPULARITY, BundleParts, CatalogueItem, read_bundle
+from prismrec.artifacts.bundle import POPULARITY, BundleParts, CatalogueItem, KeptBundle, read_bundle
 from prismrec.errors import UserError
 from prismrec.parameters.packaging import PackagingParameters
+
+log = logging.getLogger(__name__)
 
 # What goes into the bundle under its own name; the catalog's entries are called the same.
 MODEL_PARTS: tuple[str, ...] = (
@@ -47,23 +51,30 @@ def assemble_bundle(
     item_map: pl.DataFrame,
     histories: pl.DataFrame,
     evaluation_metrics: dict[str, Any],
+    model_card: str,
+    previous_bundle: Path | None,
     parameters: PackagingParameters,
     interest_labels: Mapping[str, str] | None = None,
     **parts: Any,
-) -> BundleParts:
-    """Put catalogue, popularity and all models together.
+) -> BundleParts | KeptBundle:
+    """Put catalogue, popularity and all models together, or keep the incumbent where this run is not promoted.
 
     Args:
         item_map: every known item, in the order of the item indices.
         histories: all events, for the popularity counts.
-        evaluation_metrics: to choose the default model by.
-        parameters: how to choose it.
+        evaluation_metrics: with the promotion verdict.
+        model_card: goes into the bundle as its README.
+        previous_bundle: the incumbent; None where nothing has been packaged yet.
+        parameters: whether to follow the verdict.
         interest_labels: names of interests by their id.
         parts: `MODEL_PARTS` as the catalog loads them.
 
     Raises:
-        UserError: no model can be chosen; the text names what the evaluation has.
+        UserError: the run is not promoted and there is no incumbent to keep, or the default model's parts are missing.
     """
+    verdict = evaluation_metrics["promotion"]
+    if not _is_packaged(verdict, parameters):
+        return _keep(previous_bundle, verdict)
     columns = ["item_index", "item_id", "title", "categories", "active"]
     items = [
         CatalogueItem(index, item, title or item, tuple(categories or ()), active)
@@ -72,42 +83,62 @@ def assemble_bundle(
     return BundleParts(
         items=items,
         parts={**parts, POPULARITY: {"counts": _popularity(histories, len(items))}},
-        default_model=choose_model(evaluation_metrics, parameters, set(parts)),
+        default_model=choose_model(verdict, parameters, set(parts)),
         labels=interest_labels or {},
         dictionary_version=parts["dictionary"].version if "dictionary" in parts else None,
-        created_from={"split_hash": str(evaluation_metrics["split_hash"])},
+        created_from={
+            "split_hash": str(evaluation_metrics["split_hash"]),
+            "promotion": "promoted" if verdict["promoted"] else "not promoted, packaged by packaging.package: this_run",
+        },
+        card=model_card,
     )
 
 
-def choose_model(evaluation_metrics: dict[str, Any], parameters: PackagingParameters, parts: set[str]) -> str:
-    """Return the model that answers by default: the named one, or the best evaluated one that can be served.
+def _is_packaged(verdict: Mapping[str, Any], parameters: PackagingParameters) -> bool:
+    return bool(verdict["promoted"]) or parameters.package == "this_run"
+
+
+def _keep(previous_bundle: Path | None, verdict: Mapping[str, Any]) -> KeptBundle:
+    """The incumbent, after a look at whether it is whole."""
+    reasons = " ".join(verdict["reasons"])
+    if previous_bundle is None:
+        raise _nothing_to_keep(f"This run is not promoted, and there is no incumbent to keep. {reasons}")
+    try:
+        read_bundle(previous_bundle)
+    except UserError as error:
+        raise _nothing_to_keep(f"This run is not promoted, and the incumbent cannot be kept. {error.what}") from error
+    log.warning("This run is not promoted, the incumbent stays packaged. %s", reasons)
+    return KeptBundle(previous_bundle)
+
+
+def _nothing_to_keep(what: str) -> UserError:
+    return UserError(
+        what,
+        "evaluation_metrics, promotion",
+        "Mend the model, or the limits of evaluation.promotion; or package the run all the same: "
+        "kedro run --pipelines packaging --params packaging.package=this_run",
+    )
+
+
+def choose_model(verdict: Mapping[str, Any], parameters: PackagingParameters, parts: set[str]) -> str:
+    """Return the model that answers by default: the named one, or the verdict's candidate.
 
     Raises:
-        UserError: the named model's parts are not there, or no model has the metric.
+        UserError: the model's parts are not there.
     """
     servable = [name for name, needed in NEEDED_PARTS.items() if needed <= parts]
-    if parameters.default_model != "auto":
-        if parameters.default_model not in servable:
-            raise UserError(
-                f"Parts of the model {parameters.default_model!r} are missing.",
-                "packaging.default_model",
-                f"Choose one of: {', '.join(['auto', *servable])}",
-            )
-        return parameters.default_model
-    metric, models = parameters.selection_metric, evaluation_metrics["models"]
-    scores = {name: models[name][metric] for name in servable if metric in models.get(name, {})}
-    if not scores:
-        known = sorted({key for metrics in models.values() for key in metrics})
+    wanted: str = verdict["candidate"] if parameters.default_model == "auto" else parameters.default_model
+    if wanted not in servable:
         raise UserError(
-            f"No model that can be served was evaluated by {metric!r}.",
-            "packaging.selection_metric",
-            f"Choose one of: {', '.join(known)}; or name a model as packaging.default_model.",
+            f"Parts of the model {wanted!r} are missing.",
+            "packaging.default_model",
+            f"Choose one of: {', '.join(['auto', *servable])}",
         )
-    return max(sorted(scores), key=lambda name: scores[name])
+    return wanted
 
 
-def measure_bundle(bundle: Path) -> dict[str, Any]:
-    """Answer once with every model, and return the bundle's figures and versions.
+def measure_bundle(bundle: Path, evaluation_metrics: dict[str, Any], parameters: PackagingParameters) -> dict[str, Any]:
+    """Answer once with every model, and return the bundle's figures and versions, and whose models it holds.
 
     Raises:
         UserError: the bundle cannot be served.
@@ -116,8 +147,10 @@ def measure_bundle(bundle: Path) -> dict[str, Any]:
 
     engine = Engine.load(bundle)
     engine.warm_up()
-    manifest = read_bundle(bundle).manifest
+    manifest, verdict = read_bundle(bundle).manifest, evaluation_metrics["promotion"]
     return {
+        "promoted": verdict["promoted"],
+        "packaged": "this_run" if _is_packaged(verdict, parameters) else "incumbent",
         "bundle": engine.description.bundle,
         "default_model": manifest.default_model,
         "models": engine.description.models,

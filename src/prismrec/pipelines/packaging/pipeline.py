@@ -8,7 +8,7 @@ STAGE = "packaging"
 
 
 def create_pipeline() -> Pipeline:
-    """Assemble the bundle, try it out, store it and build the Bento."""
+    """Assemble the bundle or keep the incumbent, try it out, store it and build the Bento."""
     return Pipeline(
         [
             Node(
@@ -17,13 +17,20 @@ def create_pipeline() -> Pipeline:
                     "item_map": "item_map",
                     "histories": "histories",
                     "evaluation_metrics": "evaluation_metrics",
+                    "model_card": "model_card",
+                    "previous_bundle": "previous_bundle",
                     "parameters": f"params:{STAGE}",
                     **{name: name for name in (*nodes.MODEL_PARTS, *nodes.LABELS)},
                 },
                 "bundle",
                 name="assemble_bundle",
             ),
-            Node(nodes.measure_bundle, "bundle", "packaging_metrics", name="measure_bundle"),
+            Node(
+                nodes.measure_bundle,
+                ["bundle", "evaluation_metrics", f"params:{STAGE}"],
+                "packaging_metrics",
+                name="measure_bundle",
+            ),
             Node(nodes.store_model_and_build_bento, "bundle", "bento_tag", name="store_model_and_build_bento"),
         ],
         namespace=STAGE,

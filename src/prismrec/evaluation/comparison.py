@@ -1,0 +1,248 @@
+"""All models on the same cases: every figure of the evaluation, with intervals, and every pair of models compared.
+
+Accuracy comes from the targets' places among the whole catalogue, the rest from the first hundred of the list. Each
+user's value is kept until the end, so that means, intervals and paired differences rest on the same numbers.
+
+Notable: coverage, Gini and popularity lift belong to all lists together and have no value a user, hence no interval.
+How far a user's interests lie apart, and what a list of fewer interests is worth, is measured on a sample of the cases
+(our choice: both need a second pass of the model).
+
+Shapes: C cases, T targets a case, N items, K places of a list, M categories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prismrec.evaluation.evaluate import Ranked, evaluate
+from prismrec.evaluation.intervals import bootstrap_means
+from prismrec.evaluation.protocols import Cases, History, count
+from prismrec.metrics.diversity import category_diversity, text_diversity
+from prismrec.metrics.exposure import exposure_metrics, history_popularity, novelty, popularity_lift
+from prismrec.metrics.interests import cells_hit, effective_rank, interest_cosine, new_interest_recall, new_interests
+from prismrec.metrics.ranking import CUTOFFS, METRICS, per_user_metrics
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import Ranker, ServedRanker
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+CURVE = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of interests of the accuracy-diversity curve
+INTEREST_CHUNK = 128  # users whose interests are held at once
+
+
+class Facts(NamedTuple):
+    """What is known of the items, beside the models."""
+
+    recommendable_N: Tensor
+    counts_N: np.ndarray  # training events
+    text_ND: np.ndarray  # text embeddings
+    categories_NM: np.ndarray  # bool
+    cells_N: np.ndarray  # cell of the dictionary
+
+
+class Row(NamedTuple):
+    """One line of the tables: a ranker on histories with or without times."""
+
+    ranker: Ranker
+    events: EventTable
+    label: str
+    family: str  # heuristic, baseline, prismrec, incumbent
+    time: str  # free or aware
+
+
+class Measured(NamedTuple):
+    """One row's figures on one set of cases."""
+
+    values: dict[str, np.ndarray]  # metric -> [C], NaN where a user has no value
+    sets: dict[str, float]  # figures of all lists together
+
+    def means(self) -> dict[str, float]:
+        """All figures as means over the users that have a value; a metric nobody has a value of is left out."""
+        means = {name: float(np.nanmean(value)) for name, value in self.values.items() if not np.isnan(value).all()}
+        return {**means, **{name: value for name, value in self.sets.items() if not math.isnan(value)}}
+
+
+class Settings(NamedTuple):
+    """How figures are made."""
+
+    history: History  # "filtered": what a user has seen is never recommended; "kept": it may be
+    metric: str  # the one whose paired differences are reported
+    draws: int  # of the bootstrap
+    sample: int  # cases of what needs a second pass
+    seed: int
+
+
+class Part(NamedTuple):
+    """All rows on the validation or on the test cases."""
+
+    rows: Mapping[str, Row]
+    cases: Cases
+    ranked: dict[str, Ranked]
+    measured: dict[str, Measured]
+
+
+def measure(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: History, progress: Progress = iter) -> Part:
+    """Rank all cases with every row, and measure the lists."""
+    ranked: dict[str, Ranked] = {}
+    for group in _by_events(rows):
+        rankers = {name: rows[name].ranker for name in group}
+        events = rows[group[0]].events
+        ranked |= evaluate(rankers, events, cases, facts.recommendable_N, history, progress)
+    measured = {name: _measured(ranked[name], cases, row.events, facts) for name, row in rows.items()}
+    return Part(rows, cases, ranked, measured)
+
+
+def _by_events(rows: Mapping[str, Row]) -> list[list[str]]:
+    """Names of the rows that read the same events, which are ranked in one pass."""
+    groups: dict[int, list[str]] = {}
+    for name, row in rows.items():
+        groups.setdefault(id(row.events), []).append(name)
+    return list(groups.values())
+
+
+def _measured(ranked: Ranked, cases: Cases, events: EventTable, facts: Facts) -> Measured:
+    recommendable_N, lists_CK = facts.recommendable_N.numpy(), ranked.lists_CK
+    first_C = events.offsets_U1[:-1].numpy()[cases.users_C]
+    items_E = events.items_E.numpy()
+    cells_CT = np.where(cases.mask_CT, facts.cells_N[cases.targets_CT], -1)
+    new_CT = new_interests(cells_CT, items_E, first_C, first_C + cases.starts_C, facts.cells_N)
+    values = {
+        **per_user_metrics(ranked.ranks),
+        **novelty(lists_CK, facts.counts_N, recommendable_N, CUTOFFS),
+        **text_diversity(lists_CK, facts.text_ND, CUTOFFS),
+        **category_diversity(lists_CK, facts.categories_NM, CUTOFFS),
+        **cells_hit(ranked.ranks, cells_CT, CUTOFFS),
+        **new_interest_recall(ranked.ranks, new_CT, CUTOFFS),
+    }
+    before_C = history_popularity(items_E, first_C, first_C + cases.starts_C, facts.counts_N)
+    sets = {
+        **exposure_metrics(lists_CK, recommendable_N, CUTOFFS),
+        **popularity_lift(lists_CK, facts.counts_N, before_C, CUTOFFS),
+    }
+    return Measured(values, sets)
+
+
+def sample(cases: Cases, size: int, seed: int) -> Cases:
+    """At most `size` of the cases, drawn at random, in their own order."""
+    if len(cases.users_C) <= size:
+        return cases
+    kept = np.sort(np.random.default_rng(seed).permutation(len(cases.users_C))[:size])
+    return cases._replace(
+        users_C=cases.users_C[kept],
+        starts_C=cases.starts_C[kept],
+        targets_CT=cases.targets_CT[kept],
+        mask_CT=cases.mask_CT[kept],
+    )
+
+
+@torch.inference_mode()
+def interest_spread(row: Row, cases: Cases) -> dict[str, float]:
+    """Mean effective rank and mean pairwise cosine of the users' interests; nothing for a model of one interest."""
+    if row.ranker.num_interests < 2:
+        return {}
+    ranks, cosines = [], []
+    for start in range(0, len(cases.users_C), INTEREST_CHUNK):
+        users_B = torch.as_tensor(cases.users_C[start : start + INTEREST_CHUNK])
+        ends_B = torch.as_tensor(cases.starts_C[start : start + INTEREST_CHUNK])
+        vectors_BKD = row.ranker.interest_vectors(row.events, users_B, ends_B)
+        assert vectors_BKD is not None, "a model of several interests has their vectors"
+        ranks.append(effective_rank(vectors_BKD))
+        cosines.append(interest_cosine(vectors_BKD))
+    return {
+        "effective_rank": float(torch.cat(ranks).mean()),
+        "interest_cosine": float(torch.cat(cosines).mean()),
+    }
+
+
+class _Strongest(Ranker):
+    """A served ranker held to each user's strongest interests."""
+
+    def __init__(self, ranker: ServedRanker, number: int) -> None:
+        self.ranker, self.num_interests, self.name = ranker, number, ranker.name
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        return self.ranker.strongest(events, users_B, ends_B, self.num_interests)
+
+
+def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: History) -> list[dict[str, Any]]:
+    """Accuracy, diversity and coverage of lists made of each user's one, two, … strongest interests, as served."""
+    figures = ("hr@10", "ndcg@10", "diversity_text@10", "diversity_category@10", "coverage@10")
+    curve: list[dict[str, Any]] = []
+    for name, row in rows.items():
+        if not isinstance(row.ranker, ServedRanker) or row.ranker.num_interests < 2 or row.time != "aware":
+            continue
+        most = row.ranker.num_interests
+        for number in sorted({n for n in CURVE if n < most} | {most}):
+            held = row._replace(ranker=_Strongest(row.ranker, number))
+            means = measure({name: held}, cases, facts, history).measured[name].means()
+            point = {"model": name, "interests": number, "cases": len(cases.users_C)}
+            curve.append({**point, **{figure: means[figure] for figure in figures if figure in means}})
+    return curve
+
+
+def intervals(measured: Mapping[str, Measured], draws: int, seed: int) -> dict[str, dict[str, list[float]]]:
+    """95 % bootstrap interval of every figure that has a value a user, the same draws for all models."""
+    columns = [(name, metric) for name, row in measured.items() for metric in row.values]
+    values_CM = np.stack([measured[name].values[metric] for name, metric in columns], axis=1)
+    low_M, high_M = bootstrap_means(values_CM, draws, seed)
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in measured}
+    for (name, metric), low, high in zip(columns, low_M.tolist(), high_M.tolist(), strict=True):
+        if not math.isnan(low):
+            found[name][metric] = [low, high]
+    return found
+
+
+def paired_differences(
+    measured: Mapping[str, Measured], metric: str, draws: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Every model against every other on the same users: reference -> model -> difference, low, high."""
+    names = list(measured)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    if not pairs:
+        return {names[0]: {}}
+    difference_CM = np.stack([measured[b].values[metric] - measured[a].values[metric] for a, b in pairs], axis=1)
+    low_M, high_M = bootstrap_means(difference_CM, draws, seed)
+    mean_M = np.nanmean(difference_CM, axis=0)
+    against: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    for (a, b), mean, low, high in zip(pairs, mean_M.tolist(), low_M.tolist(), high_M.tolist(), strict=True):
+        against[a][b] = {"difference": mean, "low": low, "high": high}
+        against[b][a] = {"difference": -mean, "low": -high, "high": -low}
+    return against
+
+
+def figures(validation: Part, test: Part, facts: Facts, settings: Settings) -> dict[str, Any]:
+    """The figures of all rows as plain data: "cases", "models", "intervals", "paired" and "interest_curve"."""
+    sampled = sample(test.cases, settings.sample, settings.seed)
+    models: dict[str, dict[str, Any]] = {}
+    for name, row in test.rows.items():
+        row_validation = accuracy(validation.measured[name]) if name in validation.rows else {}
+        models[name] = {
+            "label": row.label,
+            "family": row.family,
+            "time": row.time,
+            "interests": row.ranker.num_interests,
+            **test.measured[name].means(),
+            **interest_spread(row, sampled),
+            **{f"validation_{key}": value for key, value in row_validation.items()},
+        }
+    return {
+        "cutoffs": list(CUTOFFS),
+        "cases": {"validation": count(validation.cases), "test": count(test.cases)},
+        "models": models,
+        "intervals": intervals(test.measured, settings.draws, settings.seed),
+        "paired": {
+            "metric": settings.metric,
+            "against": paired_differences(test.measured, settings.metric, settings.draws, settings.seed),
+        },
+        "interest_curve": interest_curve(test.rows, sampled, facts, settings.history),
+    }
+
+
+def accuracy(measured: Measured) -> dict[str, float]:
+    """The figures that come from the targets' places alone."""
+    return {name: value for name, value in measured.means().items() if name.split("@")[0] in METRICS}

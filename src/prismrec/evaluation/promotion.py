@@ -1,0 +1,311 @@
+"""The promotion verdict: is this run's best model good enough to replace what was packaged last?
+
+A run is promoted if its candidate beats the incumbent, the default model of the bundle that the workspace packaged
+last, on one test metric with the whole paired 95 % interval above 0, and breaks no guard. Without an incumbent the
+guards alone decide. Our choices:
+
+- The candidate is chosen on validation, and only the verdict looks at test.
+- An incumbent that cannot be read is not comparable, and nothing is promoted over it: a person has to say so
+  (`packaging.package: this_run`).
+- Cold items are few, so their guard breaks only when the upper end of the candidate's interval is below the limit.
+- The incumbent answers as its bundle would: it does not know items that came later, neither in histories nor to
+  recommend, and a user of whom it knows nothing gets its popular items.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prismrec.artifacts.bundle import POPULARITY, read_bundle
+from prismrec.errors import UserError
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import Ranker, load_rankers
+from prismrec.parameters.promotion import PromotionParameters, ServedModel
+
+INCUMBENT = "incumbent"  # its row in every table
+COVERAGE = "coverage@10"
+COLD_ITEMS, COLD_RECALL = "cold_items", "recall@10"
+# What reading models of another version of the code may raise; the bundle's checksums were right.
+OTHER_VERSION = (UserError, KeyError, RuntimeError, TypeError)
+
+
+class Incumbent(NamedTuple):
+    """The default model of the bundle that was packaged last."""
+
+    model: str
+    bundle: str  # the bundle's version
+    split_hash: str  # of the split it was made on
+    ranker: Ranker | None  # None: it cannot be ranked with
+    problem: str  # why not
+
+
+class IncumbentRanker(Ranker):
+    """A bundle's model that answers as its bundle would, on the catalogue of now.
+
+    Items the bundle does not know score -inf, and are left out of histories. What follows such an event keeps its
+    time since it, an approximation. A history of which nothing is left gets the bundle's popular items.
+    `num_interests` stays 1: how far its interests lie apart was measured when it was promoted.
+
+    Args:
+        ranker: the model.
+        popularity: the bundle's popularity ranker.
+        known: items the bundle knows, the first ones.
+        appended: items that came later.
+    """
+
+    name = INCUMBENT
+
+    def __init__(self, ranker: Ranker, popularity: Ranker, known: int, appended: int) -> None:
+        self.ranker, self.popularity, self.known, self.appended = ranker, popularity, known, appended
+        self.reads_time = ranker.reads_time
+        self._cut: tuple[EventTable, EventTable, Tensor] | None = None
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Scores of the known items [B, N], -inf for the appended ones."""
+        kept, before_E1 = self._known_events(events)
+        start_B = events.offsets_U1[users_B]
+        ends_B = before_E1[start_B + ends_B] - before_E1[start_B]
+        scores_BN = self.popularity.scores(kept, users_B, ends_B).clone()
+        some_B = ends_B > 0
+        if some_B.any():
+            scores_BN[some_B] = self.ranker.scores(kept, users_B[some_B], ends_B[some_B]).to(scores_BN.dtype)
+        return F.pad(scores_BN, (0, self.appended), value=-torch.inf)
+
+    def _known_events(self, events: EventTable) -> tuple[EventTable, Tensor]:
+        """The table without events of unknown items, and how many known events come before each event."""
+        if self._cut is None or self._cut[0] is not events:
+            known_E = events.items_E < self.known
+            before_E1 = F.pad(known_E.cumsum(0), (1, 0))
+            kept = copy.copy(events)
+            kept.items_E, kept.gaps_E = events.items_E[known_E], events.gaps_E[known_E]
+            kept.offsets_U1 = before_E1[events.offsets_U1]
+            self._cut = events, kept, before_E1
+        return self._cut[1:]
+
+
+def read_incumbent(folder: Path | None, num_items: int) -> Incumbent | None:
+    """The incumbent of a workspace, or None where nothing has been packaged yet.
+
+    Args:
+        folder: the bundle that was packaged last.
+        num_items: items known now; indices of items never change, new ones are appended.
+    """
+    if folder is None:
+        return None
+    try:
+        bundle = read_bundle(folder)
+    except UserError as error:
+        return Incumbent("", "", "", None, error.what)
+    model, split_hash = bundle.manifest.default_model, bundle.manifest.created_from.get("split_hash", "")
+    try:
+        ranker = incumbent_ranker(folder, num_items)
+    except OTHER_VERSION as error:
+        reason = error.what if isinstance(error, UserError) else f"This version cannot read its models: {error}"
+        return Incumbent(model, bundle.version, split_hash, None, " ".join(reason.split()))
+    return Incumbent(model, bundle.version, split_hash, ranker, "")
+
+
+def incumbent_ranker(folder: Path, num_items: int) -> IncumbentRanker:
+    """The default model of a bundle, as a ranker of the catalogue of now.
+
+    Args:
+        folder: the bundle.
+        num_items: items known now.
+
+    Raises:
+        UserError: the bundle is damaged, or knows more items than there are.
+    """
+    bundle, rankers = read_bundle(folder), load_rankers(folder)
+    known = len(bundle.items)
+    if known > num_items:
+        raise UserError(
+            f"It knows {known:,} items, the workspace {num_items:,}: they are not of one catalogue.", str(folder)
+        )
+    default = bundle.manifest.default_model
+    if default not in rankers:
+        raise UserError(f"It has no parts of its default model {default!r}.", str(folder))
+    return IncumbentRanker(rankers[default], rankers[POPULARITY], known, num_items - known)
+
+
+def verdict(report: Mapping[str, Any], incumbent: Incumbent | None, parameters: PromotionParameters) -> dict[str, Any]:
+    """Promoted or not, and why.
+
+    Args:
+        report: the evaluation's figures. Those of the incumbent stand in the row "incumbent", and `paired` is of the
+            metric that decides.
+        incumbent: what `read_incumbent` says.
+        parameters: candidate, metric and limits.
+
+    Returns:
+        {"promoted", "candidate", "incumbent": {"model", "bundle", "same_split"} or None, "metric", "difference",
+        "low", "high" (None without a comparison), "guards": [{"guard", "value", "limit", "kept", "note"}], "reasons"}.
+
+    Raises:
+        UserError: no model can be the candidate.
+    """
+    candidate = choose_candidate(report, parameters)
+    guards = list(_guards(report, candidate, parameters))
+    beats, difference, reasons = _comparison(report, candidate, incumbent, parameters.metric)
+    broken = [guard for guard in guards if not guard["kept"]]
+    reasons += [f"Guard {guard['guard']} is broken: {guard['note']}." for guard in broken]
+    if not broken:
+        unknown = sum(guard["value"] is None for guard in guards)
+        left_out = f", {unknown} do not apply" if unknown else ""
+        reasons.append(f"No guard is broken: {len(guards) - unknown} kept{left_out}.")
+    return {
+        "promoted": beats and not broken,
+        "candidate": candidate,
+        "incumbent": None if incumbent is None else _described(report, incumbent),
+        "metric": parameters.metric,
+        **difference,
+        "guards": guards,
+        "reasons": reasons,
+    }
+
+
+def choose_candidate(report: Mapping[str, Any], parameters: PromotionParameters) -> str:
+    """The named model, or the served one that is best on validation; of equals the first in alphabetical order.
+
+    Raises:
+        UserError: the named model was not evaluated, or none has the selection metric.
+    """
+    models, metric = report["models"], parameters.selection_metric
+    evaluated = [name for name in get_args(ServedModel) if name in models]
+    if parameters.model != "auto":
+        if parameters.model not in evaluated:
+            raise UserError(
+                f"The model {parameters.model!r} was not evaluated.",
+                "evaluation.promotion.model",
+                f"Choose one of: {', '.join(['auto', *evaluated])}",
+            )
+        return parameters.model
+    scores: dict[str, float] = {name: models[name][metric] for name in sorted(evaluated) if metric in models[name]}
+    if not scores:
+        known = sorted({key for name in evaluated for key in models[name] if key.startswith("validation_")})
+        raise UserError(
+            f"No served model has the figure {metric!r}.",
+            "evaluation.promotion.selection_metric",
+            f"Choose one of: {', '.join(known)}; or name a model as evaluation.promotion.model.",
+        )
+    return max(scores, key=scores.__getitem__)
+
+
+def _described(report: Mapping[str, Any], incumbent: Incumbent) -> dict[str, Any]:
+    return {
+        "model": incumbent.model,
+        "bundle": incumbent.bundle,
+        "same_split": incumbent.split_hash == report["split_hash"],
+    }
+
+
+def _comparison(
+    report: Mapping[str, Any], candidate: str, incumbent: Incumbent | None, metric: str
+) -> tuple[bool, dict[str, float | None], list[str]]:
+    """Whether the candidate beats the incumbent, by how much, and what to say of it."""
+    nothing: dict[str, float | None] = {"difference": None, "low": None, "high": None}
+    if incumbent is None:
+        return True, nothing, ["There is no incumbent: nothing has been packaged in this workspace, guards decide."]
+    if incumbent.ranker is None:
+        text = f"The incumbent is not comparable, so nothing is promoted over it. {incumbent.problem}"
+        return False, nothing, [text]
+    paired = report["paired"]
+    assert paired["metric"] == metric, "the paired differences are of another metric than the verdict's"
+    found: dict[str, float | None] = {key: paired["against"][INCUMBENT][candidate][key] for key in nothing}
+    assert found["low"] is not None, "a paired difference has an interval"
+    beats = found["low"] > 0
+    word = "beats" if beats else "does not beat"
+    text = (
+        f"{candidate} {word} the incumbent {incumbent.model} on {metric}: difference {found['difference']:+.4f}, "
+        f"95 % interval [{found['low']:+.4f}, {found['high']:+.4f}]."
+    )
+    reasons = [text]
+    if incumbent.split_hash != report["split_hash"]:
+        reasons.append(
+            "The incumbent was made on another split: it may have seen test events, or lack training events."
+        )
+    return beats, found, reasons
+
+
+def _guards(report: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
+    """Every guard with its value and limit."""
+    row, rival = report["models"][candidate], report["models"].get(INCUMBENT)
+    yield _at_least("coverage", row[COVERAGE], parameters.min_coverage, COVERAGE)
+    if rival is None:
+        yield _not_applicable("coverage_against_incumbent", "there is no incumbent to compare with")
+    else:
+        limit, share = parameters.min_coverage_share * rival[COVERAGE], _percent(parameters.min_coverage_share)
+        yield _at_least("coverage_against_incumbent", row[COVERAGE], limit, COVERAGE, f", {share} of the incumbent's")
+    yield from _collapse(row, candidate, parameters)
+    yield _cold_items(report, candidate, parameters)
+    yield _utilisation(report["health"], parameters.min_utilisation)
+
+
+def _collapse(row: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
+    if "interest_cosine" not in row:
+        for guard in ("interest_cosine", "effective_rank"):
+            yield _not_applicable(guard, f"{candidate} has one interest")
+        return
+    cosine, limit = row["interest_cosine"], parameters.max_interest_cosine
+    yield {
+        "guard": "interest_cosine",
+        "value": cosine,
+        "limit": limit,
+        "kept": cosine <= limit,
+        "note": f"mean cosine of a user's interests {cosine:.4f}, at most {limit:.4f}",
+    }
+    name = "mean effective rank of a user's interests"
+    yield _at_least("effective_rank", row["effective_rank"], parameters.min_effective_rank, name)
+
+
+def _cold_items(report: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> dict[str, Any]:
+    found = [part for part in report["slices"] if part["slice"] == COLD_ITEMS and part["cases"]]
+    assert len(found) <= 1, "cold items are one slice"
+    if not found:
+        return _not_applicable("cold_recall", "no test target is a cold item")
+    models = found[0]["models"]
+    if INCUMBENT not in models:
+        return _not_applicable("cold_recall", "there is no incumbent to compare with")
+    value, _, high = models[candidate][COLD_RECALL]
+    limit = parameters.min_cold_recall_share * models[INCUMBENT][COLD_RECALL][0]
+    return {
+        "guard": "cold_recall",
+        "value": value,
+        "limit": limit,
+        "kept": high >= limit,
+        "note": f"{COLD_RECALL} of cold items {value:.4f} (up to {high:.4f}), at least {limit:.4f}, "
+        f"{_percent(parameters.min_cold_recall_share)} of the incumbent's",
+    }
+
+
+def _utilisation(health: Mapping[str, Mapping[str, float]], limit: float) -> dict[str, Any]:
+    """The lowest utilisation of all levels and joint codes."""
+    values = {
+        f"{part} {key.removeprefix('utilisation_').replace('_', ' ')}": value
+        for part, figures in health.items()
+        for key, value in figures.items()
+        if key.startswith("utilisation_")
+    }
+    if not values:
+        return _not_applicable("utilisation", "the run has neither codebook nor dictionary")
+    lowest = min(sorted(values), key=lambda name: values[name])
+    return _at_least("utilisation", values[lowest], limit, f"lowest utilisation, {lowest},")
+
+
+def _at_least(guard: str, value: float, limit: float, what: str, of: str = "") -> dict[str, Any]:
+    note = f"{what} {value:.4f}, at least {limit:.4f}{of}"
+    return {"guard": guard, "value": value, "limit": limit, "kept": value >= limit, "note": note}
+
+
+def _not_applicable(guard: str, why: str) -> dict[str, Any]:
+    return {"guard": guard, "value": None, "limit": None, "kept": True, "note": f"not applicable: {why}"}
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")

@@ -1,0 +1,165 @@
+"""All models on the same cases: figures against plain sums, intervals, paired differences, interests."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from prismrec.evaluation import comparison
+from prismrec.evaluation.comparison import Facts, Part, Row, Settings
+from prismrec.evaluation.protocols import make_cases
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import Ranker, ServedRanker
+
+USERS, ITEMS, DIM = 120, 60, 6
+
+
+class Scripted(ServedRanker):
+    """Scores written down; K interests, of which the strongest are the first ones."""
+
+    def __init__(self, name: str, joint_UKN: torch.Tensor, vectors_UKD: torch.Tensor | None = None) -> None:
+        self.name, self.joint_UKN, self.vectors_UKD = name, joint_UKN, vectors_UKD
+        self.num_interests = joint_UKN.shape[1]
+
+    def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+        return self.joint_UKN[users_B].amax(1)
+
+    def interest_vectors(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor | None:
+        return None if self.vectors_UKD is None else self.vectors_UKD[users_B]
+
+    def strongest(
+        self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor, num_interests: int
+    ) -> torch.Tensor:
+        return self.joint_UKN[users_B, :num_interests].amax(1)
+
+    def interests(self, events: EventTable) -> tuple[torch.Tensor, list[str]]:
+        raise NotImplementedError
+
+
+def world() -> tuple[EventTable, np.ndarray, np.ndarray, Facts]:
+    rng = np.random.default_rng(0)
+    offsets = np.arange(USERS + 1) * 8
+    items = np.concatenate([rng.permutation(ITEMS)[:8] for _ in range(USERS)])
+    events = EventTable(offsets, items, None)
+    facts = Facts(
+        torch.ones(ITEMS, dtype=torch.bool),
+        np.bincount(items, minlength=ITEMS),
+        rng.standard_normal((ITEMS, 5)).astype(np.float32),
+        np.eye(4, dtype=bool)[np.arange(ITEMS) % 4],
+        np.arange(ITEMS) % 7,
+    )
+    return events, np.full(USERS, 6), np.full(USERS, 8), facts
+
+
+def scripted(name: str, signal: float, events: EventTable, interests: int = 1, seed: int = 0) -> Scripted:
+    """Noise, plus a bonus on each user's last two events, the targets, under the last interest."""
+    generator = torch.Generator().manual_seed(seed)
+    joint = torch.randn(USERS, interests, ITEMS, generator=generator)
+    joint[:, -1].scatter_add_(1, events.items_E.view(USERS, 8)[:, 6:], torch.full((USERS, 2), signal))
+    vectors = torch.nn.functional.normalize(torch.randn(USERS, interests, DIM, generator=generator), dim=-1)
+    return Scripted(name, joint, vectors)
+
+
+def row(ranker: Ranker, events: EventTable, time: str = "aware") -> Row:
+    return Row(ranker, events, ranker.name, "prismrec", time)
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Part, Facts]:
+    events, starts, ends, facts = world()
+    rankers = [scripted("weak", 0.0, events), scripted("strong", 4.0, events, 3), scripted("same", 4.0, events, 3)]
+    rows = {ranker.name: row(ranker, events) for ranker in rankers}
+    cases = make_cases(events, starts, ends, "filtered")
+    return comparison.measure(rows, cases, facts, "filtered"), facts
+
+
+SETTINGS = Settings("filtered", "ndcg@10", draws=500, sample=50, seed=3)
+
+
+def test_figures_are_means_over_users(parts: tuple[Part, Facts]) -> None:
+    part, facts = parts
+    figures = comparison.figures(part, part, facts, SETTINGS)
+    lists = part.ranked["strong"].lists_CK
+    targets = part.cases.targets_CT
+    hits = np.array([np.isin(own, best[:10]) for own, best in zip(targets, lists, strict=True)])
+    strong = figures["models"]["strong"]
+    assert strong["recall@10"] == pytest.approx(hits.mean())
+    assert strong["hr@10"] == pytest.approx(hits.any(1).mean())
+    assert strong["coverage@10"] == pytest.approx(len(np.unique(lists[:, :10])) / ITEMS)
+    assert strong["validation_ndcg@10"] == strong["ndcg@10"], "the same part stood for both"
+    assert figures["cases"]["test"] == {"users": USERS, "targets": 2 * USERS, "left_out": 0, "repeated": 0}
+    for figure in ("novelty@10", "diversity_text@10", "diversity_category@10", "gini@10", "popularity_lift@10"):
+        assert np.isfinite(strong[figure])
+    json.dumps(figures, allow_nan=False)
+
+
+def test_intervals_hold_the_mean_and_only_figures_with_a_value_a_user(parts: tuple[Part, Facts]) -> None:
+    part, facts = parts
+    figures = comparison.figures(part, part, facts, SETTINGS)
+    for name, found in figures["intervals"].items():
+        assert "coverage@10" not in found
+        for metric, (low, high) in found.items():
+            assert low - 1e-12 <= figures["models"][name][metric] <= high + 1e-12
+
+
+def test_a_better_model_wins_beyond_the_interval_and_a_twin_does_not(parts: tuple[Part, Facts]) -> None:
+    part, facts = parts
+    against = comparison.figures(part, part, facts, SETTINGS)["paired"]["against"]
+    assert against["weak"]["strong"]["low"] > 0
+    assert against["strong"]["weak"]["high"] < 0
+    assert against["strong"]["same"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    forth, back = against["weak"]["strong"], against["strong"]["weak"]
+    assert (back["difference"], back["low"], back["high"]) == (-forth["difference"], -forth["high"], -forth["low"])
+
+
+def test_interests_are_described_where_there_are_several(parts: tuple[Part, Facts]) -> None:
+    part, facts = parts
+    models = comparison.figures(part, part, facts, SETTINGS)["models"]
+    assert "effective_rank" not in models["weak"]
+    assert 1 < models["strong"]["effective_rank"] <= 3
+    assert -0.5 <= models["strong"]["interest_cosine"] < 1
+
+
+def test_the_curve_follows_the_number_of_interests(parts: tuple[Part, Facts]) -> None:
+    part, facts = parts
+    curve = comparison.figures(part, part, facts, SETTINGS)["interest_curve"]
+    assert {point["model"] for point in curve} == {"strong", "same"}
+    strong = [point for point in curve if point["model"] == "strong"]
+    assert [point["interests"] for point in strong] == [1, 2, 3]
+    assert all(point["cases"] == 50 for point in strong)
+    assert strong[2]["hr@10"] > strong[0]["hr@10"] + 0.2, "only the last interest knows the targets"
+
+
+def test_time_free_rows_have_no_curve_of_their_own() -> None:
+    events, starts, ends, facts = world()
+    rows = {"free": row(scripted("free", 1.0, events, 3), events, "free")}
+    cases = make_cases(events, starts, ends, "filtered")
+    assert comparison.interest_curve(rows, cases, facts, "filtered") == []
+
+
+def test_rows_on_other_events_are_ranked_on_theirs() -> None:
+    events, starts, ends, facts = world()
+    untimed = events.without_times(np.ones(USERS, dtype=bool))
+    asked = []
+
+    class Watching(Scripted):
+        def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+            asked.append((self.name, events))
+            return super().scores(events, users_B, ends_B)
+
+    joint = torch.randn(USERS, 1, ITEMS)
+    rows = {"timed": row(Watching("timed", joint), events), "untimed": row(Watching("untimed", joint), untimed, "free")}
+    part = comparison.measure(rows, make_cases(events, starts, ends, "filtered"), facts, "filtered")
+    assert {(name, id(table)) for name, table in asked} == {("timed", id(events)), ("untimed", id(untimed))}
+    assert list(part.measured) == ["timed", "untimed"]
+
+
+def test_a_sample_keeps_order_and_is_the_same_each_time() -> None:
+    events, starts, ends, _ = world()
+    cases = make_cases(events, starts, ends, "filtered")
+    first, second = comparison.sample(cases, 30, 1), comparison.sample(cases, 30, 1)
+    assert len(first.users_C) == 30
+    assert (np.diff(first.users_C) > 0).all()
+    np.testing.assert_array_equal(first.users_C, second.users_C)
+    assert comparison.sample(cases, 10_000, 1) is cases

@@ -1,0 +1,194 @@
+"""The promotion verdict: who is the candidate, what it has to beat and may not break; the incumbent's ranker."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.report_fixture import ROWS, parameters, report
+from prismrec.artifacts.bundle import MANIFEST_NAME
+from prismrec.errors import UserError
+from prismrec.evaluation.promotion import Incumbent, choose_candidate, incumbent_ranker, read_incumbent, verdict
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import PopularityRanker, load_rankers
+from serving.bundles import NUM_ITEMS, parts
+
+ANY_RANKER = PopularityRanker(np.ones(3), torch.ones(3, dtype=torch.bool))
+
+
+def incumbent(**changes: Any) -> Incumbent:
+    values = {"model": "lightweight_encoder", "bundle": "b1", "split_hash": report()["split_hash"]}
+    return Incumbent(**{**values, "ranker": ANY_RANKER, "problem": "", **changes})
+
+
+def guard(found: dict[str, Any], name: str) -> dict[str, Any]:
+    (one,) = [guard for guard in found["guards"] if guard["guard"] == name]
+    return one
+
+
+def test_a_better_candidate_that_breaks_no_guard_is_promoted() -> None:
+    found = verdict(report(), incumbent(), parameters())
+    assert found["promoted"]
+    assert found["candidate"] == "hymirec"
+    assert found["incumbent"] == {"model": "lightweight_encoder", "bundle": "b1", "same_split": True}
+    assert found["difference"] == pytest.approx(ROWS["hymirec"][4] - ROWS["incumbent"][4])
+    assert found["low"] > 0
+    assert all(one["kept"] and one["value"] is not None for one in found["guards"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-0.05, 0.05), st.floats(0.0001, 0.05))
+def test_the_whole_interval_has_to_be_above_zero(difference: float, half: float) -> None:
+    figures = report()
+    ends = {"low": difference - half, "high": difference + half}
+    figures["paired"]["against"]["incumbent"]["hymirec"] = {"difference": difference, **ends}
+    found = verdict(figures, incumbent(), parameters())
+    assert found["promoted"] == (difference - half > 0)
+    assert ("does not beat" in found["reasons"][0]) == (not found["promoted"])
+
+
+def test_without_an_incumbent_the_guards_decide() -> None:
+    found = verdict(report(incumbent=False), None, parameters())
+    assert found["promoted"]
+    assert found["incumbent"] is found["difference"] is found["low"] is None
+    for name in ("coverage_against_incumbent", "cold_recall"):
+        assert guard(found, name)["value"] is None
+        assert "not applicable: there is no incumbent" in guard(found, name)["note"]
+    assert not verdict(report(incumbent=False), None, parameters(min_coverage=0.7))["promoted"]
+
+
+def test_nothing_is_promoted_over_an_incumbent_that_cannot_be_read() -> None:
+    unreadable = incumbent(ranker=None, problem="It is of format 0.")
+    found = verdict(report(incumbent=False), unreadable, parameters())
+    assert not found["promoted"]
+    assert "It is of format 0." in found["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("coverage", {"min_coverage": 0.7}),
+        ("coverage_against_incumbent", {"min_coverage_share": 1.0}),
+        ("interest_cosine", {"max_interest_cosine": 0.3}),
+        ("effective_rank", {"min_effective_rank": 3.2}),
+        ("cold_recall", {"min_cold_recall_share": 10.0}),
+        ("utilisation", {"min_utilisation": 0.84}),
+    ],
+)
+def test_every_guard_can_stop_a_run_alone(name: str, limits: dict[str, float]) -> None:
+    limited = parameters() if name == "cold_recall" else parameters(**limits)
+    figures = report()
+    if name == "cold_recall":  # even the upper end lies below the incumbent's
+        (cold,) = [part for part in figures["slices"] if part["slice"] == "cold_items"]
+        cold["models"]["incumbent"]["recall@10"] = [0.5, 0.4, 0.6]
+    found = verdict(figures, incumbent(), limited)
+    assert not found["promoted"]
+    assert [one["guard"] for one in found["guards"] if not one["kept"]] == [name]
+    assert any(f"Guard {name} is broken" in reason for reason in found["reasons"])
+
+
+def test_a_cold_recall_below_the_limit_by_chance_breaks_nothing() -> None:
+    figures = report()
+    (cold,) = [part for part in figures["slices"] if part["slice"] == "cold_items"]
+    cold["models"]["hymirec"]["recall@10"] = [0.0, 0.0, 0.06]
+    assert guard(verdict(figures, incumbent(), parameters()), "cold_recall")["kept"]
+
+
+def test_collapse_does_not_apply_to_one_interest() -> None:
+    found = verdict(report(), incumbent(), parameters(model="popularity"))
+    assert guard(found, "interest_cosine")["note"] == "not applicable: popularity has one interest"
+    assert not found["promoted"]
+
+
+def test_the_candidate_is_chosen_on_validation_among_served_models() -> None:
+    figures = report()
+    figures["models"]["sasrec"]["validation_ndcg@10"] = 0.9
+    figures["models"]["gemirec"]["validation_ndcg@10"] = 0.8
+    figures["models"]["popularity"]["ndcg@10"] = 0.9
+    assert choose_candidate(figures, parameters()) == "gemirec"
+    assert choose_candidate(figures, parameters(model="hymirec")) == "hymirec"
+    with pytest.raises(UserError, match="validation_hr@7") as error:
+        choose_candidate(figures, parameters(selection_metric="validation_hr@7"))
+    assert "validation_ndcg@10" in error.value.mend
+    del figures["models"]["hymirec"]
+    with pytest.raises(UserError, match="was not evaluated"):
+        choose_candidate(figures, parameters(model="hymirec"))
+
+
+def test_another_split_is_said() -> None:
+    found = verdict(report(), incumbent(split_hash="other"), parameters())
+    assert not found["incumbent"]["same_split"]
+    assert any("another split" in reason for reason in found["reasons"])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packaged") / "bundle"
+    parts().save(folder)
+    return folder
+
+
+def table(*histories: list[int]) -> EventTable:
+    """Users with events a day apart."""
+    items = [item for history in histories for item in history]
+    days = [day for history in histories for day in range(len(history))]
+    offsets = np.cumsum([0, *map(len, histories)])
+    return EventTable(offsets, np.array(items), np.array(days) * 86_400)
+
+
+@torch.inference_mode()
+def test_the_incumbent_ranks_as_its_bundle_and_never_recommends_what_came_later(bundle: Path) -> None:
+    ranker = incumbent_ranker(bundle, NUM_ITEMS + 5)
+    events, users, ends = table([3, 9, 27], [8, 1]), torch.tensor([0, 1]), torch.tensor([3, 1])
+    scores = ranker.scores(events, users, ends)
+    assert ranker.reads_time
+    assert scores.shape == (2, NUM_ITEMS + 5)
+    assert torch.equal(scores[:, :NUM_ITEMS], load_rankers(bundle)["hymirec"].scores(events, users, ends))
+    assert (scores[:, NUM_ITEMS:] == -torch.inf).all()
+
+
+@torch.inference_mode()
+def test_the_incumbent_passes_over_events_it_does_not_know(bundle: Path) -> None:
+    ranker, new = incumbent_ranker(bundle, NUM_ITEMS + 5), NUM_ITEMS + 2
+    with_new, without = table([new, 3, 9, 27, new, 5], [new, 4]), table([3, 9, 27, 5])
+    scores = ranker.scores(with_new, torch.tensor([0, 1]), torch.tensor([5, 1]))
+    served = load_rankers(bundle)
+    expected = served["hymirec"].scores(without, torch.tensor([0]), torch.tensor([3]))
+    torch.testing.assert_close(scores[:1, :NUM_ITEMS], expected, atol=0.05, rtol=0)  # the first gap differs
+    popular = served["popularity"].scores(without, torch.tensor([0]), torch.tensor([1]))
+    assert torch.equal(scores[1:, :NUM_ITEMS], popular)
+
+
+def test_an_incumbent_is_read_with_its_facts(bundle: Path) -> None:
+    found = read_incumbent(bundle, NUM_ITEMS)
+    assert found is not None
+    assert (found.model, found.split_hash, found.problem) == ("hymirec", "seed-0", "")
+    assert found.ranker is not None
+    assert read_incumbent(None, NUM_ITEMS) is None
+
+
+def test_an_incumbent_of_another_catalogue_or_format_gives_one_reason(bundle: Path, tmp_path: Path) -> None:
+    larger = read_incumbent(bundle, NUM_ITEMS - 1)
+    assert larger is not None
+    assert larger.ranker is None
+    assert "60 items, the workspace 59" in larger.problem
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / MANIFEST_NAME).write_text('{"format": 0}')
+    old = read_incumbent(tmp_path / "old", NUM_ITEMS)
+    assert old is not None
+    assert old.ranker is None
+    assert "format 0" in old.problem
+
+
+def test_models_of_another_version_of_the_code_are_a_reason_too(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise TypeError("unexpected keyword argument 'depth'")
+
+    monkeypatch.setattr("prismrec.evaluation.promotion.load_rankers", refuse)
+    found = read_incumbent(bundle, NUM_ITEMS)
+    assert found is not None
+    assert found.problem == "This version cannot read its models: unexpected keyword argument 'depth'"
