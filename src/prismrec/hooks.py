@@ -49,7 +49,7 @@ class StageProgress:
     outputs: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
-    seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)  # by node
     peak_mb: float = 0.0
     peak_is_own: bool = True
 
@@ -236,7 +236,8 @@ class ArtefactHooks:
         run, stage = self._run, stage_of(node)
         progress = run.progress[stage]
         now = time.perf_counter()
-        progress.seconds += now - run.clock[node.name]
+        name = node.name.rpartition(".")[2]
+        progress.seconds[name] = progress.seconds.get(name, 0.0) + now - run.clock[node.name]
         run.clock[node.name] = now
         progress.peak_mb = max(progress.peak_mb, stage_record.peak_memory_mb())
         progress.pending.discard((node.name, output))
@@ -262,7 +263,8 @@ class ArtefactHooks:
         }
         run = {
             "started": progress.started,
-            "seconds": round(progress.seconds, 3),
+            "seconds": round(sum(progress.seconds.values()), 3),
+            "node_seconds": {node: round(seconds, 3) for node, seconds in progress.seconds.items()},
             "peak_rss_mb": round(progress.peak_mb, 1),
             "peak_rss_is_of_this_stage": progress.peak_is_own,
             "environment": self._context.env or LOCAL,

@@ -60,12 +60,33 @@ def test_two_runs_write_the_same_bytes(workspaces: list[Path]) -> None:
 
 
 def test_a_stage_runs_alone_on_what_the_catalog_holds(workspaces: list[Path]) -> None:
-    for stage in ("codebook", "evaluation"):
-        done = prismrec(workspaces[0], "run", "--pipelines", stage, "--params", SMALL, OMP_NUM_THREADS="2")
-        assert done.returncode == 0, done.stderr
+    done = prismrec(workspaces[0], "run", "--pipelines", "codebook", "--params", SMALL, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
     codebooks = sorted((workspaces[0] / "demo" / "06_models" / "codebook").glob("2*"))
     assert len(codebooks) == 2
     first, second = ((v / "codebook" / "model.safetensors").read_bytes() for v in codebooks)
+    assert first == second
+
+
+def test_a_run_that_beats_nobody_keeps_the_incumbent_packaged(workspaces: list[Path]) -> None:
+    stages = "evaluation,packaging"
+    done = prismrec(workspaces[1], "run", "--pipelines", stages, "--params", SMALL, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert "not promoted" in done.stdout + done.stderr
+    figures = json.loads(prismrec(workspaces[1], "report", "--json").stdout)
+    verdict = figures["promotion"]
+    assert not verdict["promoted"]
+    assert verdict["incumbent"]["model"] == verdict["candidate"]
+    assert verdict["incumbent"]["same_split"]
+    # The same models, read from a bundle: the same lists.
+    incumbent, candidate = figures["models"]["incumbent"], figures["models"][verdict["candidate"]]
+    assert incumbent["ndcg@10"] == pytest.approx(candidate["ndcg@10"], abs=1e-6)
+    bundles = sorted((workspaces[1] / "demo" / "07_model_output" / "bundle").glob("2*"))
+    assert len(bundles) == 2
+    first, second = (
+        {str(path.relative_to(v)): path.read_bytes() for path in (v / "bundle").rglob("*") if path.is_file()}
+        for v in bundles
+    )
     assert first == second
 
 

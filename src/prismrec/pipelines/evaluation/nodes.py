@@ -119,7 +119,7 @@ def evaluate_models(
     hymirec = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
     gemirec = gemirec_ranker(hymirec, dictionary, posterior, retrieval, item_cells)
     encoder = LightweightEncoderRanker(lightweight_encoder, torch.from_numpy(item_vectors["vectors"]), recommendable_N)
-    trained = _trained_rows([encoder, hymirec, gemirec], sasrec, comirec, table)
+    trained = trained_rows([encoder, hymirec, gemirec], sasrec, comirec, table)
     incumbent = promotion.read_incumbent(previous_bundle, len(item_map))
     facts = comparison.Facts(
         recommendable_N,
@@ -134,7 +134,7 @@ def evaluate_models(
         ("validation", points.validation_start_U, points.validation_end_U),
         ("test", points.test_start_U, points.test_end_U),
     ):
-        heuristics, left_out = _heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
+        heuristics, left_out = heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
         rows = {**heuristics, **trained}
         if name == "test" and incumbent is not None and incumbent.ranker is not None:
             rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
@@ -179,7 +179,7 @@ def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = Fal
     return Row(ranker, table, label, family, time)
 
 
-def _trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict[str, Any]:
+def trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict[str, Any]:
     """The trained baselines, and our models: as they are served, and with the times of all events withheld."""
     from prismrec.models.baselines import ComiRecRanker, SASRecRanker
 
@@ -196,7 +196,7 @@ def _trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dic
     return rows
 
 
-def _heuristic_rows(
+def heuristic_rows(
     histories: pl.DataFrame, starts_U: np.ndarray, recommendable_N: Any, table: Any, recent_days: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What is counted, not trained: rows by name, and why some are left out."""

@@ -1,0 +1,172 @@
+"""Our own rows as cells: the same lists, costs and files as a peer's.
+
+    kedro run --env ml1m
+    python -m benchmarks.peers.ours --env ml1m --exchange /tmp/exchange --out /tmp/cells
+
+Takes the models of the environment's workspace, as `evaluation` ranks with them. What training cost is read from the
+`run.json` of the stages that made a row: the wall clock of all of them together, and the largest peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers.cells import cell_path, write_cell
+from benchmarks.peers.exchange import LIST_LENGTH, Exchange, read_exchange
+from benchmarks.peers.measure import machine, measured
+from benchmarks.peers.prepare import PROJECT, open_environment
+from prismrec import __version__
+from prismrec.artifacts.stage_record import RECORDS
+from prismrec.data.histories import SplitPoints
+from prismrec.evaluation.comparison import Row
+from prismrec.models.rankers import LightweightEncoderRanker
+from prismrec.parameters.evaluation import EvaluationParameters
+from prismrec.pipelines.evaluation import nodes
+from prismrec.pipelines.inputs import event_table
+from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
+from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
+from prismrec.retrieval.topk import exclude, top_k
+
+CHUNK = 128  # users ranked at once
+ENCODER = ("lightweight_encoder",)
+HYMIREC = (*ENCODER, "codebook", "llm_recommender")
+GEMIREC = (*HYMIREC, "interest_dictionary")
+STAGES: dict[str, tuple[str, ...]] = {"lightweight_encoder": ENCODER, "hymirec": HYMIREC, "gemirec": GEMIREC}
+NODES = {"sasrec": "train_sasrec", "comirec": "train_comirec"}  # trained within `evaluation`
+TRAINED = "prismrec: training events; baselines that are counted: everything before the target"
+
+
+@torch.inference_mode()
+def row_lists(row: Row, exchange: Exchange, num_items: int) -> np.ndarray:
+    """[U, 100] lists of one row, in the exchange's item numbers."""
+    recommendable_N = torch.zeros(num_items, dtype=torch.bool)
+    recommendable_N[torch.from_numpy(exchange.item_index_N.astype(np.int64))] = True
+    place_N = np.full(num_items, -1, np.int32)
+    place_N[exchange.item_index_N] = np.arange(exchange.num_items, dtype=np.int32)
+    lists_UK = np.full((exchange.num_users, LIST_LENGTH), -1, np.int32)
+    order = np.argsort(exchange.test_U, kind="stable")
+    for start in range(0, len(order), CHUNK):
+        users = order[start : start + CHUNK]
+        users_B, ends_B = torch.from_numpy(users), torch.from_numpy(exchange.test_U[users].astype(np.int64))
+        seen = row.events.cut(users_B, torch.zeros_like(ends_B), ends_B)
+        scores_BN = exclude(row.ranker.scores(row.events, users_B, ends_B), seen, recommendable_N)
+        best_BK = top_k(scores_BN, LIST_LENGTH)
+        listed_BK = torch.where(scores_BN.gather(1, best_BK) == -torch.inf, -1, best_BK).numpy()
+        lists_UK[users, : listed_BK.shape[1]] = np.where(listed_BK >= 0, place_N[listed_BK], -1)
+    return lists_UK
+
+
+def training_cost(workspace: Path, row: str) -> dict[str, float | None]:
+    """Seconds and peak memory of what trained a row, from the latest record of each stage; None where unknown."""
+    name = row.removesuffix("_time_free")
+    if name in STAGES:
+        records = [_runs(workspace, stage) for stage in STAGES[name]]
+        if all(records):
+            runs = [of_stage[-1] for of_stage in records]
+            seconds = round(sum(run["seconds"] for run in runs), 2)
+            return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(run["peak_rss_mb"] for run in runs)}
+    if name in NODES:
+        for run in reversed(_runs(workspace, "evaluation")):  # a stage's nodes may have run one by one
+            seconds = run["node_seconds"].get(NODES[name])
+            if seconds is not None:
+                return {"seconds": seconds, "cpu_seconds": None, "peak_mb": run["peak_rss_mb"]}
+    return {"seconds": None, "cpu_seconds": None, "peak_mb": None}
+
+
+def _runs(workspace: Path, stage: str) -> list[dict[str, Any]]:
+    """Records of what the stage's runs cost, oldest first."""
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((workspace / RECORDS / stage).glob("*/run.json"))
+    ]
+
+
+def write_rows(
+    rows: Mapping[str, Row], exchange: Exchange, num_items: int, out: Path, workspace: Path, seed: int
+) -> None:
+    """Rank with every row, and write its cell."""
+    for name, row in rows.items():
+        lists_UK, cost = measured(lambda row=row: row_lists(row, exchange, num_items))
+        cell = {
+            "data_set": exchange.about["name"],
+            "title": exchange.about["title"],
+            "split_hash": exchange.about["split_hash"],
+            "users": exchange.num_users,
+            "items": exchange.num_items,
+            "peer": f"prismrec_{name}",
+            "label": f"**prismrec {row.label}**" if row.family == "prismrec" else f"prismrec's {row.label}",
+            "family": row.family,
+            "time": row.time,
+            "trains_on": TRAINED,
+            "seed": seed,
+            "trials": 1,
+            "budget_seconds": None,
+            "epochs": None,
+            "package": {"prismrec": __version__},
+            "machine": {**machine(), "torch": torch.__version__, "numpy": np.__version__},
+            "training": training_cost(workspace, name),
+            "recommending": {**cost.as_dict(), "users_per_second": round(exchange.num_users / cost.seconds, 1)},
+        }
+        write_cell(cell_path(out, cell["data_set"], cell["peer"], seed), cell, lists_UK)
+        print(f"{cell['peer']}: {cell['recommending']['users_per_second']} users/s", flush=True)
+
+
+def load_rows(catalog: Any, parameters: EvaluationParameters) -> dict[str, Row]:
+    """The rows that `evaluation` measures, the counted ones fitted on everything before the test target."""
+    tables = {name: catalog.load(name) for name in ("histories", "splits", "item_vectors", "codebook", "item_codes")}
+    hymirec = hymirec_ranker(
+        catalog.load("recommender"), tables["codebook"], tables["item_codes"], tables["item_vectors"]
+    )
+    parts = (catalog.load(name) for name in ("dictionary", "posterior", "retrieval", "item_cells"))
+    recommendable_N = torch.from_numpy(tables["item_vectors"]["recommendable"])
+    vectors_ND = torch.from_numpy(tables["item_vectors"]["vectors"])
+    encoder = LightweightEncoderRanker(catalog.load("lightweight_encoder"), vectors_ND, recommendable_N)
+    ours = [encoder, hymirec, gemirec_ranker(hymirec, *parts)]
+    events = event_table(tables["histories"])
+    starts_U = SplitPoints.from_frame(tables["splits"]).test_start_U
+    heuristics, left_out = nodes.heuristic_rows(
+        tables["histories"], starts_U, recommendable_N, events, parameters.recent_days
+    )
+    for name, reason in left_out.items():
+        print(f"{name} is left out: {reason}")
+    return {**heuristics, **nodes.trained_rows(ours, catalog.load("sasrec"), catalog.load("comirec"), events)}
+
+
+def write_environment(environment: str, exchanges: Path, out: Path) -> str:
+    """Write the cells of all our rows of an environment; return what became of it.
+
+    Raises:
+        SystemExit: if the exchange folder was made from another split.
+    """
+    catalog, settings, parameters = open_environment(environment)
+    if not catalog.get("evaluation_metrics").exists():
+        return f"skipped: nothing is evaluated yet; kedro run --env {environment}"
+    exchange = read_exchange(exchanges / settings["workspace"])
+    if exchange.about["split_hash"] != catalog.load("sequence_building_metrics")["split_hash"]:
+        raise SystemExit(f"{exchanges} holds another split: run benchmarks.peers.prepare again")
+    evaluation = EvaluationParameters.model_validate(parameters["evaluation"])
+    rows, num_items = load_rows(catalog, evaluation), len(catalog.load("item_map"))
+    workspace = PROJECT / settings["workspaces"] / settings["workspace"]
+    write_rows(rows, exchange, num_items, out, workspace, evaluation.seed)
+    return "done"
+
+
+def main() -> None:
+    """Write one environment's rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", required=True, help="Kedro environment, such as ml1m or beauty")
+    parser.add_argument("--exchange", type=Path, required=True, help="folder of the exchange folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
+    arguments = parser.parse_args()
+    print(write_environment(arguments.env, arguments.exchange, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Score every output, ours and theirs, with one metric function, and write the tables.
+
+    python -m benchmarks.peers.score --exchange /tmp/exchange --cells /tmp/cells
+
+Reads the lists of all cells, measures them with `prismrec.metrics.ranking` (HR, Recall, NDCG, MRR @10/20/50/100 with
+95 % bootstrap intervals over users, coverage@10) and writes one JSON a cell, a summary and the Markdown tables.
+Cells whose lists are not here keep the figures they were scored with. Time-free and time-aware rows stand in separate
+tables, and are never compared with one another.
+
+Notable: everybody hands in lists of 100, so a target further down counts as not found, and the order within equal
+scores is the model's own. Both are the same for everybody, and neither changes a figure by more than rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers.cells import read_cell, read_lists, write_cell
+from benchmarks.peers.exchange import Exchange, read_exchange
+from prismrec.artifacts.model_folder import dump_json
+from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
+from prismrec.metrics.ranking import CUTOFFS, NEVER, TargetRanks, per_user_metrics
+
+RESULTS = Path(__file__).parents[1] / "results"
+SUMMARY_NAME = "summary.json"
+PAIRED_METRIC = "ndcg@10"
+AGAINST = {"free": "prismrec_hymirec_time_free", "aware": "prismrec_hymirec"}  # whom the differences are taken from
+COVERAGE_AT = 10
+HEADINGS = {
+    "free": "Time-free: models that read only the order of events",
+    "aware": "Time-aware: models that read the times of events, or of the request",
+}
+COLUMNS = (
+    "model", "seed", "HR@10", "NDCG@10", "MRR@10", "HR@50", "NDCG@50", "coverage@10", "Δ NDCG@10", "training s",
+    "epochs", "peak MB", "users/s",
+)  # fmt: skip
+
+
+def list_ranks(lists_UK: np.ndarray, targets_U: np.ndarray) -> TargetRanks:
+    """Places of the targets in the lists; a target that is not listed stands nowhere."""
+    found_UK = lists_UK == targets_U[:, None]
+    higher_U = np.where(found_UK.any(1), found_UK.argmax(1), NEVER).astype(np.int64)
+    higher_U1 = torch.from_numpy(higher_U)[:, None]
+    return TargetRanks(higher_U1, torch.ones_like(higher_U1), torch.ones_like(higher_U1, dtype=torch.bool))
+
+
+def score(cell: dict[str, Any], lists_UK: np.ndarray, exchange: Exchange) -> dict[str, Any]:
+    """The cell with its metrics and intervals."""
+    values = per_user_metrics(list_ranks(lists_UK, exchange.targets(exchange.test_U)), CUTOFFS)
+    low_M, high_M = bootstrap_means(np.stack(list(values.values()), 1), seed=0)
+    shown = np.unique(lists_UK[:, :COVERAGE_AT])
+    metrics = {name: float(value_U.mean()) for name, value_U in values.items()}
+    metrics[f"coverage@{COVERAGE_AT}"] = float((shown >= 0).sum() / exchange.num_items)
+    ends = zip(low_M, high_M, strict=True)
+    intervals = {name: [float(low), float(high)] for name, (low, high) in zip(values, ends, strict=True)}
+    return {**cell, "cases": exchange.num_users, "metrics": metrics, "intervals": intervals}
+
+
+def score_data_set(exchange: Exchange, cells: Path, results: Path) -> None:
+    """Score one data set's cells, and write them where they are committed."""
+    lists, targets_U = {}, exchange.targets(exchange.test_U)
+    for path in sorted((cells / exchange.about["name"]).glob("*.json")):
+        cell, lists_UK = read_cell(path), read_lists(path)
+        assert cell is not None, "it was just found"
+        if cell["split_hash"] != exchange.about["split_hash"]:
+            raise SystemExit(f"{path} was made from another split than {exchange.about['name']}'s: run it again")
+        if lists_UK is not None and "failed" not in cell:
+            lists[path.name] = (score(cell, lists_UK, exchange), lists_UK)
+        elif "failed" in cell:
+            write_cell(results / cell["data_set"] / path.name, cell)
+    per_user = {
+        name: per_user_metrics(list_ranks(lists_UK, targets_U), (10,))[PAIRED_METRIC]
+        for name, (_, lists_UK) in lists.items()
+    }
+    for name, (cell, _) in lists.items():
+        reference = f"{AGAINST[cell['time']]}-{cell['seed']}.json"
+        if reference in per_user and reference != name:
+            difference, low, high = paired_bootstrap(per_user[name], per_user[reference], seed=0)
+            against = {"against": AGAINST[cell["time"]], "metric": PAIRED_METRIC}
+            cell["paired"] = {**against, "difference": difference, "low": low, "high": high}
+        write_cell(results / cell["data_set"] / name, cell)
+
+
+def read_results(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """All committed cells by data set, best NDCG@10 first, failed ones last."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(results.glob("*/*.json")):
+        cell = read_cell(path)
+        assert cell is not None, "it was just found"
+        found.setdefault(cell["data_set"], []).append(cell)
+    for cells in found.values():
+        cells.sort(key=lambda cell: -cell["metrics"]["ndcg@10"] if "metrics" in cell else 1.0)
+    return found
+
+
+def as_markdown(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The tables of all data sets."""
+    lines = ["# Peers on our split", "", *_notes()]
+    for cells in found.values():
+        facts = f"{cells[0]['users']} users and cases, {cells[0]['items']} items, split {cells[0]['split_hash'][:12]}"
+        lines += [f"## {cells[0]['title']}", "", f"Leave-one-out, {facts}.", ""]
+        for time, heading in HEADINGS.items():
+            rows = [cell for cell in cells if cell["time"] == time and "metrics" in cell]
+            if rows:
+                lines += [f"### {heading}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+                lines += [f"| {' | '.join(_row(cell))} |" for cell in rows] + [""]
+        failed = [f"- {cell['label']}: {cell['failed']}" for cell in cells if "failed" in cell]
+        if failed:
+            lines += ["Did not run:", "", *failed, ""]
+        lines += _budgets(cells)
+    return "\n".join(lines)
+
+
+def _notes() -> list[str]:
+    return [
+        "Written by `python -m benchmarks.peers.score`; how to run it: [benchmarks](../README.md).",
+        "Everybody gets the same histories and targets, ranks all items but those of the history, and is scored by "
+        "one metric function. In brackets: 95 % bootstrap intervals over users.",
+        f"Δ: paired difference of NDCG@10 from {' and '.join(f'`{name}`' for name in AGAINST.values())}; a win is an "
+        "interval without 0.",
+        "Training counts wall clock of the setting that was kept: the model's own preparation, validation after each "
+        "epoch and all; peak memory is the process's. Recommending: lists of 100 for all users.",
+        "",
+    ]
+
+
+def _row(cell: dict[str, Any]) -> list[str]:
+    metrics, paired, training = cell["metrics"], cell.get("paired"), cell["training"]
+    return [
+        cell["label"],
+        str(cell["seed"]),
+        *(f"{metrics[name]:.4f} [{low:.4f}, {high:.4f}]" for name, low, high in _with_ends(cell, "hr@10", "ndcg@10")),
+        *(f"{metrics[name]:.4f}" for name in ("mrr@10", "hr@50", "ndcg@50", "coverage@10")),
+        f"{paired['difference']:+.4f} [{paired['low']:+.4f}, {paired['high']:+.4f}]" if paired else "–",
+        _number(training["seconds"]),
+        _number(cell["epochs"], 1),
+        _number(training["peak_mb"]),
+        _number(cell["recommending"]["users_per_second"]),
+    ]
+
+
+def _with_ends(cell: dict[str, Any], *names: str) -> list[tuple[str, float, float]]:
+    return [(name, *cell["intervals"][name]) for name in names]
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _budgets(cells: list[dict[str, Any]]) -> list[str]:
+    budgets = sorted({(cell["trials"], cell["budget_seconds"]) for cell in cells if cell["family"] == "neural"})
+    machines = sorted({_machine(cell["machine"]) for cell in cells if "machine" in cell})
+    said = "; ".join(f"{trials} × {seconds:g} s" for trials, seconds in budgets)
+    lines = [f"Tuning budget of each neural peer, trials × wall clock: {said}."] if budgets else []
+    return [*lines, *(f"Machine: {machine}." for machine in machines), ""]
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    return f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, torch {facts['torch']}"
+
+
+def main() -> None:
+    """Read the folders to score."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exchange", type=Path, required=True, help="folder of the exchange folders")
+    parser.add_argument("--cells", type=Path, required=True, help="folder of the cells")
+    parser.add_argument("--results", type=Path, default=RESULTS / "peers", help="where scored cells are committed")
+    arguments = parser.parse_args()
+    score_all(arguments.exchange, arguments.cells, arguments.results)
+
+
+def score_all(exchanges: Path, cells: Path, results: Path) -> None:
+    """Score the cells of every data set that has any; write the summary and the tables, and print these."""
+    for folder in sorted(path for path in exchanges.iterdir() if (cells / path.name).is_dir()):
+        score_data_set(read_exchange(folder), cells, results)
+    found = read_results(results)
+    summary = {
+        name: {
+            f"{cell['peer']}-{cell['seed']}": {
+                key: cell[key] for key in ("label", "time", "metrics", "intervals", "paired", "failed") if key in cell
+            }
+            for cell in cells
+        }
+        for name, cells in found.items()
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    (results / SUMMARY_NAME).write_text(dump_json(summary), encoding="utf-8")
+    table = as_markdown(found)
+    results.with_suffix(".md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
