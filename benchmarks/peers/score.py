@@ -3,9 +3,10 @@
     python -m benchmarks.peers.score --exchange /tmp/exchange --cells /tmp/cells
 
 Reads the lists of all cells, measures them with `prismrec.metrics.ranking` (HR, Recall, NDCG, MRR @10/20/50/100 with
-95 % bootstrap intervals over users, coverage@10) and writes one JSON a cell, a summary and the Markdown tables.
-Cells whose lists are not here keep the figures they were scored with. Time-free and time-aware rows stand in separate
-tables, and are never compared with one another.
+95 % bootstrap intervals over users, coverage@10) and writes one JSON a cell, a summary and the Markdown tables. A
+scored cell keeps the place of each user's target, a byte a user, from which all its figures but coverage follow: what
+was committed earlier is compared with what was run today. Time-free and time-aware rows stand in separate tables, and
+are never compared with one another.
 
 Notable: everybody hands in lists of 100, so a target further down counts as not found, and the order within equal
 scores is the model's own. Both are the same for everybody, and neither changes a figure by more than rounding.
@@ -14,6 +15,8 @@ scores is the model's own. Both are the same for everybody, and neither changes 
 from __future__ import annotations
 
 import argparse
+import base64
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,49 +44,67 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def list_ranks(lists_UK: np.ndarray, targets_U: np.ndarray) -> TargetRanks:
-    """Places of the targets in the lists; a target that is not listed stands nowhere."""
+def places(lists_UK: np.ndarray, targets_U: np.ndarray) -> np.ndarray:
+    """Place of each user's target in the list, from 1; 0 where it is not listed: uint8 [U]."""
+    assert lists_UK.shape[1] < 256, "places are bytes"
     found_UK = lists_UK == targets_U[:, None]
-    higher_U = np.where(found_UK.any(1), found_UK.argmax(1), NEVER).astype(np.int64)
+    return np.where(found_UK.any(1), found_UK.argmax(1) + 1, 0).astype(np.uint8)
+
+
+def metrics_of(place_U: np.ndarray) -> dict[str, np.ndarray]:
+    """HR, Recall, NDCG and MRR of every user."""
+    higher_U = np.where(place_U > 0, place_U.astype(np.int64) - 1, NEVER)
     higher_U1 = torch.from_numpy(higher_U)[:, None]
-    return TargetRanks(higher_U1, torch.ones_like(higher_U1), torch.ones_like(higher_U1, dtype=torch.bool))
+    ranks = TargetRanks(higher_U1, torch.ones_like(higher_U1), torch.ones_like(higher_U1, dtype=torch.bool))
+    return per_user_metrics(ranks, CUTOFFS)
 
 
 def score(cell: dict[str, Any], lists_UK: np.ndarray, exchange: Exchange) -> dict[str, Any]:
-    """The cell with its metrics and intervals."""
-    values = per_user_metrics(list_ranks(lists_UK, exchange.targets(exchange.test_U)), CUTOFFS)
+    """The cell with its metrics and intervals, and the places they follow from."""
+    place_U = places(lists_UK, exchange.targets(exchange.test_U))
+    values = metrics_of(place_U)
     low_M, high_M = bootstrap_means(np.stack(list(values.values()), 1), seed=0)
     shown = np.unique(lists_UK[:, :COVERAGE_AT])
     metrics = {name: float(value_U.mean()) for name, value_U in values.items()}
     metrics[f"coverage@{COVERAGE_AT}"] = float((shown >= 0).sum() / exchange.num_items)
     ends = zip(low_M, high_M, strict=True)
     intervals = {name: [float(low), float(high)] for name, (low, high) in zip(values, ends, strict=True)}
-    return {**cell, "cases": exchange.num_users, "metrics": metrics, "intervals": intervals}
+    packed = base64.b64encode(zlib.compress(place_U.tobytes(), 9)).decode("ascii")
+    return {**cell, "cases": exchange.num_users, "metrics": metrics, "intervals": intervals, "places": packed}
+
+
+def read_places(cell: dict[str, Any]) -> np.ndarray:
+    """The places that `score` packed: uint8 [U], in the split's order of users."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(cell["places"])), np.uint8)
 
 
 def score_data_set(exchange: Exchange, cells: Path, results: Path) -> None:
-    """Score one data set's cells, and write them where they are committed."""
-    lists, targets_U = {}, exchange.targets(exchange.test_U)
+    """Score one data set's cells, write them where they are committed, and compare all that stand there."""
     for path in sorted((cells / exchange.about["name"]).glob("*.json")):
         cell, lists_UK = read_cell(path), read_lists(path)
         assert cell is not None, "it was just found"
         if cell["split_hash"] != exchange.about["split_hash"]:
             raise SystemExit(f"{path} was made from another split than {exchange.about['name']}'s: run it again")
-        if lists_UK is not None and "failed" not in cell:
-            lists[path.name] = (score(cell, lists_UK, exchange), lists_UK)
-        elif "failed" in cell:
+        if "failed" in cell:
             write_cell(results / cell["data_set"] / path.name, cell)
-    per_user = {
-        name: per_user_metrics(list_ranks(lists_UK, targets_U), (10,))[PAIRED_METRIC]
-        for name, (_, lists_UK) in lists.items()
-    }
-    for name, (cell, _) in lists.items():
+        elif lists_UK is not None:
+            write_cell(results / cell["data_set"] / path.name, score(cell, lists_UK, exchange))
+    pair(results / exchange.about["name"])
+
+
+def pair(folder: Path) -> None:
+    """Write into every scored cell of a data set its paired difference from ours of the same kind and seed."""
+    scored = {path: cell for path in sorted(folder.glob("*.json")) if "places" in (cell := read_cell(path) or {})}
+    values = {path.name: metrics_of(read_places(cell))[PAIRED_METRIC] for path, cell in scored.items()}
+    for path, cell in scored.items():
         reference = f"{AGAINST[cell['time']]}-{cell['seed']}.json"
-        if reference in per_user and reference != name:
-            difference, low, high = paired_bootstrap(per_user[name], per_user[reference], seed=0)
+        cell.pop("paired", None)
+        if reference in values and reference != path.name:
+            assert scored[folder / reference]["split_hash"] == cell["split_hash"], "cells of two splits stand together"
+            difference, low, high = paired_bootstrap(values[path.name], values[reference], seed=0)
             against = {"against": AGAINST[cell["time"]], "metric": PAIRED_METRIC}
             cell["paired"] = {**against, "difference": difference, "low": low, "high": high}
-        write_cell(results / cell["data_set"] / name, cell)
+        write_cell(path, cell)
 
 
 def read_results(results: Path) -> dict[str, list[dict[str, Any]]]:

@@ -108,7 +108,7 @@ def test_scores_of_lists_are_the_metrics_of_the_scores() -> None:
     targets_B1 = torch.randint(200, (50, 1), generator=torch.Generator().manual_seed(SEED))
     lists_BK = top_lists(scores_BN.numpy())
     expected = per_user_metrics(rank_targets(scores_BN, targets_B1, torch.ones_like(targets_B1, dtype=torch.bool)))
-    found = per_user_metrics(score.list_ranks(lists_BK, targets_B1[:, 0].numpy()))
+    found = score.metrics_of(score.places(lists_BK, targets_B1[:, 0].numpy()))
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
     assert ndcg_at_10(lists_BK, targets_B1[:, 0].numpy()) == pytest.approx(expected["ndcg@10"].mean())
@@ -163,7 +163,7 @@ def test_every_peer_has_settings_and_a_module() -> None:
 
 def test_peer_without_environment_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PROJECT", tmp_path)
-    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0)
+    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, results=tmp_path / "results")
     outcome = driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED)
     assert outcome == "skipped: .venv-peers is not installed"
 
@@ -178,11 +178,15 @@ def fake_interpreter(project: Path, script: str) -> None:
 def test_driver_says_what_became_of_a_peer_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PROJECT", tmp_path)
     fake_interpreter(tmp_path, "echo its last words; exit 3")
-    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0)
+    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, results=tmp_path / "results")
     assert driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED).startswith("failed")
     path = cell_path(tmp_path / "cells", "tiny", "rectools_ease", SEED)
     assert (read_cell(path) or {})["failed"] == "ended with 3, without a word"
     assert path.with_suffix(".log").read_text(encoding="utf-8") == "its last words\n"
+    committed = cell_path(options.results, "tiny", "rectools_ease", SEED)
+    write_cell(committed, read_cell(path) or {})
+    path.unlink()
+    assert driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED) == "is there"
     assert driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED) == "is there"
 
 
@@ -190,7 +194,7 @@ def test_driver_ends_a_peer_that_does_not(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(driver, "PROJECT", tmp_path)
     monkeypatch.setattr(driver, "GRACE", 0.0)
     fake_interpreter(tmp_path, "exec sleep 60")
-    options = driver.argparse.Namespace(trials=1, budget_seconds=0.2)
+    options = driver.argparse.Namespace(trials=1, budget_seconds=0.2, results=tmp_path / "results")
     outcome = driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED)
     assert outcome == "did not end"
     cell = read_cell(cell_path(tmp_path / "cells", "tiny", "rectools_ease", SEED))
@@ -273,10 +277,19 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     assert scored["metrics"]["mrr@100"] == 1.0
     assert scored["paired"]["against"] == "prismrec_hymirec_time_free"
     assert scored["paired"]["low"] >= 0
+    assert score.read_places(scored).tolist() == [1, 1, 1]
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["tiny"]) == {
         f"{n}-{SEED}" for n in ("prismrec_hymirec", "prismrec_hymirec_time_free", "rectools_sasrec", "rectools_ease")
     }
+    # Without the lists, later: the figures stand, and a cell of today is compared with those of then.
+    later = {**cell, "peer": "recbole_sasrec", "label": "RecBole SASRec"}
+    write_cell(cell_path(tmp_path / "today", "tiny", "recbole_sasrec", SEED), later, perfect)
+    score.score_all(tmp_path / "exchange", tmp_path / "today", results)
+    today = read_cell(results / "tiny" / f"recbole_sasrec-{SEED}.json")
+    assert today is not None
+    assert today["paired"] == scored["paired"]
+    (results / "tiny" / f"recbole_sasrec-{SEED}.json").unlink()
     score.score_all(tmp_path / "exchange", tmp_path / "no cells", results)
     assert results.with_suffix(".md").read_text(encoding="utf-8") == first  # committed figures stand without lists
 
