@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from prismrec.metrics import interests
 from prismrec.metrics.interests import (
     cells_hit,
-    contributing_interests,
     effective_rank,
     interest_cosine,
-    list_overlap,
     new_interest_recall,
     new_interests,
 )
@@ -107,26 +105,3 @@ def test_effective_rank_and_cosine_by_definition(seed: int, count: int) -> None:
     cosine = vectors @ vectors.transpose(1, 2)
     off_diagonal = (cosine.sum((1, 2)) - count) / (count * (count - 1))
     np.testing.assert_allclose(interest_cosine(vectors), off_diagonal, atol=1e-9)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31 - 1))
-def test_list_overlap_is_the_mean_jaccard_of_pairs(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    lists = np.stack([[rng.permutation(12)[:5] for _ in range(3)] for _ in range(4)])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interests, "PAIRS", 50)
-        found = list_overlap(torch.tensor(lists))
-    for user in range(4):
-        a, b, c = (set(row.tolist()) for row in lists[user])
-        expected = sum(len(x & y) / len(x | y) for x, y in ((a, b), (a, c), (b, c))) / 3
-        assert float(found[user]) == pytest.approx(expected)
-
-
-def test_contributing_interests() -> None:
-    """Four items: three come from interest 0 and one from interest 2; the other user's all from interest 1."""
-    first = torch.tensor([[9.0, 8, 7, 0], [0, 0, 0, 1], [1, 1, 1, 6]])
-    second = torch.tensor([[0.0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
-    number, share = contributing_interests(torch.stack([first, second]))
-    assert number.tolist() == [2, 1]
-    assert share.tolist() == [0.75, 1.0]

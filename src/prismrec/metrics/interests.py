@@ -8,8 +8,6 @@ Shapes: C users, T targets, B users of a batch, K interests, D dimension, k plac
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +16,6 @@ from prismrec.metrics.ranking import TargetRanks, first_place, per_user_metrics
 
 CHUNK = 8192  # groups of targets, or users, handled at once
 EVENTS = 2**22  # history events expanded at once
-PAIRS = 2**24  # pairs of list entries compared at once
 
 
 def cells_hit(ranks: TargetRanks, cells_CT: np.ndarray, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -130,35 +127,3 @@ def interest_cosine(vectors_BKD: Tensor) -> Tensor:
     vectors_BKD = vectors_BKD.double()
     among_all_B = vectors_BKD.sum(1).square().sum(1) - vectors_BKD.square().sum((1, 2))
     return among_all_B / (interests * (interests - 1))
-
-
-def list_overlap(lists_BKk: Tensor) -> Tensor:
-    """Mean Jaccard index of the pairs of the interests' own lists: [B] float64; 1 when they are all the same.
-
-    Args:
-        lists_BKk: the first k items of each interest, k the same for all; usually 50.
-    """
-    users, interests, k = lists_BKk.shape
-    assert interests > 1, "one interest makes no pair"
-    pairs = list(itertools.combinations(range(interests), 2))
-    overlap_B = torch.zeros(users, dtype=torch.float64, device=lists_BKk.device)
-    rows = max(PAIRS // (k * k), 1)
-    for start in range(0, users, rows):
-        part = lists_BKk[start : start + rows]
-        for a, b in pairs:
-            common_b = (part[:, a, :, None] == part[:, b, None, :]).sum((1, 2)).double()
-            overlap_B[start : start + rows] += common_b / (2 * k - common_b)
-    return overlap_B / len(pairs)
-
-
-def contributing_interests(scores_BKk: Tensor) -> tuple[Tensor, Tensor]:
-    """Which interests a list comes from, each item counted for the interest that scores it highest.
-
-    Args:
-        scores_BKk: every interest's score of the k items of the user's list.
-
-    Returns:
-        The number of interests with at least one item: [B] int64, and the largest one's share of the list: [B] float64.
-    """
-    items_BK = torch.nn.functional.one_hot(scores_BKk.argmax(1), scores_BKk.shape[1]).sum(1)
-    return (items_BK > 0).sum(1), items_BK.amax(1).double() / scores_BKk.shape[2]

@@ -1,10 +1,10 @@
-"""Baselines: what any model of many interests has to beat, evaluated beside it always and never served.
+"""Baselines: what any model of many interests has to beat, evaluated beside it always; these are never served.
 
 Untrained, each counted in seconds: recent popularity, decayed Markov transitions, item-kNN, EASE. Trained: SASRec and
 ComiRec-SA (`sasrec.py`, `comirec.py`). Popularity is served too and stands in `rankers.py`.
 
 Notable: a user's score is Σ 0.7^age · row for Markov, item-kNN and EASE alike: the latest events count most. The
-heuristics count every event before a user's target; that is all that is known at the time of the request.
+heuristics count all users' events before their targets; those of other users may be later than a request.
 
 Shapes: B users, U all users, E events, N items.
 """

@@ -37,7 +37,8 @@ class EvaluationParameters(StageParameters):
     title: str = Field(min_length=1, max_length=80, description="Name of the data set, in tables and pages.")
     data_licence: str = Field(min_length=1, description="Licence of the data set, for the model card.")
     history: Literal["filtered", "kept"] = Field(
-        description="`filtered`: what a user has seen is never recommended; `kept`: it may be. Both are reported."
+        description="`filtered`: what a user has seen is never recommended; `kept`: it may be. The other rule's "
+        "accuracy is reported too, unless the protocol is leave_one_out."
     )
     recent_days: float = Field(gt=0, description="Window of the recent-popularity baseline, days.")
     bootstrap_draws: int = Field(ge=100, le=100_000, description="Draws of users behind every 95 % interval.")

@@ -230,7 +230,7 @@ def _other_history(
     facts: Any,
     parameters: EvaluationParameters,
 ) -> dict[str, Any] | None:
-    """Accuracy under the other rule on histories; None under leave-one-out, where seen items are always left out."""
+    """Accuracy under the other rule on histories; None under leave-one-out, whose figures are those of one rule."""
     from prismrec.evaluation import comparison, protocols
 
     if split["name"] == "leave_one_out":
