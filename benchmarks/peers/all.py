@@ -5,8 +5,8 @@
 
 WORK/exchange holds the splits, WORK/cells what peers hand in. Peers run in `.venv-peers` and `.venv-recbole` (see
 benchmarks/README.md), one at a time, on all cores unless OMP_NUM_THREADS says otherwise. A cell that fails, or does
-not end, says so in its JSON, and the next one runs. Our own rows follow, where the environment's `evaluation` has
-run, and the scores are written at the end.
+not end, says so in its JSON, and the next one runs; it is run again with --retry only. Our own rows follow, where the
+environment's `evaluation` has run, and the scores are written at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.peers.cells import cell_path, read_cell, stands, write_cell
 from benchmarks.peers.exchange import Exchange, read_exchange, write_exchange
 from benchmarks.peers.prepare import PROJECT, load
 from benchmarks.peers.registry import PEERS
-from benchmarks.peers.run import DEFAULT_SECONDS, DEFAULT_SEED, identity_of
+from benchmarks.peers.run import DEFAULT_SECONDS, DEFAULT_SEED, DEFAULT_TRIALS, identity_of
 from benchmarks.peers.score import RESULTS, score_all
 
 GRACE = 3600  # seconds beyond the budget: the peer's preparation, its last validation, recommending
@@ -45,7 +45,8 @@ def run_peer(name: str, data: Path, exchange: Exchange, cells: Path, options: ar
     identity = identity_of(name, peer, exchange, (options.trials, options.budget_seconds), seed)
     path = cell_path(cells, identity["data_set"], name, seed)
     committed = cell_path(options.results, identity["data_set"], name, seed)
-    if stands(read_cell(path), identity) or stands(read_cell(committed), identity):
+    there = [cell for cell in map(read_cell, (path, committed)) if cell and stands(cell, identity)]
+    if any(not (options.retry and "failed" in cell) for cell in there):
         return "is there"
     python = PROJECT / peer.environment / "bin" / "python"
     if not python.exists():
@@ -57,6 +58,8 @@ def run_peer(name: str, data: Path, exchange: Exchange, cells: Path, options: ar
     limit = options.trials * options.budget_seconds + GRACE
     log = path.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    if options.retry and there:
+        path.unlink(missing_ok=True)  # a failed cell, which would stand
     try:
         with log.open("w", encoding="utf-8") as stream:
             process = subprocess.run(
@@ -77,7 +80,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for splits and cells, outside the repository")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="default: all")
     parser.add_argument("--budget-seconds", type=float, default=DEFAULT_SECONDS, help="seconds a trial may train")
-    parser.add_argument("--trials", type=int, default=1, help="how many of a peer's settings to try")
+    parser.add_argument("--trials", type=int, default=DEFAULT_TRIALS, help="how many of a peer's settings to try")
+    parser.add_argument("--retry", action="store_true", help="run cells again that failed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[DEFAULT_SEED])
     parser.add_argument("--results", type=Path, default=RESULTS / "peers", help="where scored cells are committed")
     options = parser.parse_args()

@@ -1,7 +1,8 @@
 """Cells: one data set × one peer × one seed, as a JSON file of figures and an array of lists.
 
 The JSON may be committed: it holds settings, times and metrics, and nothing of the data. The lists stay outside of
-the repository. A cell that is there is not run again as long as it was made from the same split with the same budget.
+the repository. A cell that is there is not run again as long as it was made from the same split with the same budget
+and settings.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # What has to be equal for a cell to stand.
-IDENTITY = ("data_set", "peer", "seed", "split_hash", "trials", "budget_seconds")
+IDENTITY = ("data_set", "peer", "seed", "split_hash", "trials", "budget_seconds", "settings_hash")
 
 
 def cell_path(folder: Path, data_set: str, peer: str, seed: int) -> Path:

@@ -1,7 +1,9 @@
 """Which peers there are, with the settings of each, and where these come from.
 
-The first settings of a peer are published ones; the others vary what its authors vary, and are tried where the
-tuning budget has more than one trial. "long" and "short" are kinds of data sets (`exchange.LONG_HISTORIES`).
+The first settings of a peer are published ones; the others, tried in this order as far as the tuning budget goes, vary
+size, dropout, learning rate and the like around them (our choice). Every peer has `SETTINGS` of them. RecTools'
+transformers have the whole catalogue in the loss in the first or the second, which a CPU can afford; later ones build
+on it. "long" and "short" are kinds of data sets (`exchange.LONG_HISTORIES`).
 
 Where the settings come from:
 - RecTools SASRec and eSASRec: the leave-one-out configurations of github.com/blondered/transformer_benchmark
@@ -10,6 +12,7 @@ Where the settings come from:
 - RecBole: the library's default properties of each model; length 50, which is its default too.
 - torch-rechub: the ComiRec paper's sizes (64-d, 10 negatives, batch 128, 4 interests) for ComiRec and MIND; the
   library's own example for SINE. The second settings of ComiRec and MIND are those of the library's examples.
+- RecBole SINE, third settings: what comments in the library's own model name for MovieLens and from the paper.
 - implicit: the library's defaults.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 Settings = dict[str, Any]
+SETTINGS = 4  # a peer has; the most trials there can be
 TRAIN_ONLY = "training events; histories of the test hold the validation event too"
 ALL_BEFORE = "settings chosen on training events, then fitted on everything before the test target"
 
@@ -113,10 +117,13 @@ def _fitted(label: str, package: str, module: str, settings: list[Settings]) -> 
 
 # The whole catalogue in the loss is several times cheaper on a CPU here than 256 negatives for each position.
 _WHOLE: Settings = {"loss": "softmax"}
-_SASREC = (_WHOLE, {**_WHOLE, "n_factors": 128, "dropout_rate": 0.3})
-_SASREC_SHORT = (_WHOLE, {**_WHOLE, "dropout_rate": 0.5})
-_HSTU_CHANGES = (_WHOLE, {**_WHOLE, "n_factors": 64, "n_heads": 2})
-_BERT4REC_CHANGES = ({"mask_prob": 0.3}, {"dropout_rate": 0.3})
+_SASREC = (_WHOLE, {**_WHOLE, "n_factors": 128, "dropout_rate": 0.3}, {**_WHOLE, "dropout_rate": 0.3})
+_SASREC_SHORT = (_WHOLE, {**_WHOLE, "dropout_rate": 0.5}, {**_WHOLE, "n_factors": 128, "dropout_rate": 0.5})
+_HSTU_CHANGES = (_WHOLE, {**_WHOLE, "n_factors": 64, "n_heads": 2}, {**_WHOLE, "dropout_rate": 0.5})
+_BERT4REC_CHANGES = ({"mask_prob": 0.3}, {"dropout_rate": 0.3}, {"mask_prob": 0.3, "dropout_rate": 0.3})
+_DROPOUT: Settings = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2}
+_FASTER: Settings = {"learning_rate": 0.003}
+_RECHUB_CHANGES = [_RECHUB, _RECHUB_EXAMPLE, {**_RECHUB, "lr": 3e-3}, {**_RECHUB, "interests": 2}]
 
 PEERS: dict[str, Peer] = {
     "rectools_sasrec": _rectools(
@@ -145,29 +152,44 @@ PEERS: dict[str, Peer] = {
         "RecTools EASE",
         "RecTools",
         "rectools_peers",
-        _varied({"regularization": 500.0}, {"regularization": 200.0}, {"regularization": 1000.0}),
+        _varied({"regularization": 500.0}, {"regularization": 200.0}, {"regularization": 1000.0},
+                {"regularization": 2000.0}),
     ),
-    "recbole_sasrec": _recbole("SASRec", {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2}),
-    "recbole_gru4rec": _recbole("GRU4Rec", {"learning_rate": 0.003}),
-    "recbole_sine": _recbole("SINE", {"learning_rate": 0.003}),
-    "rechub_comirec_sa": _rechub("ComiRec-SA", [_RECHUB, _RECHUB_EXAMPLE]),
-    "rechub_mind": _rechub("MIND", [_RECHUB, _RECHUB_EXAMPLE]),
-    "rechub_sine": _rechub("SINE", _varied(_RECHUB_SINE, {"lr": 1e-3})),
+    "recbole_sasrec": _recbole(
+        "SASRec", _DROPOUT, {**_DROPOUT, **_FASTER}, {**_DROPOUT, "hidden_size": 128, "inner_size": 512}
+    ),
+    "recbole_gru4rec": _recbole(
+        "GRU4Rec", _FASTER, {**_FASTER, "dropout_prob": 0.5}, {"embedding_size": 128, "hidden_size": 256}
+    ),
+    "recbole_sine": _recbole(
+        "SINE", _FASTER, {"prototype_size": 500, "interest_size": 4, "reg_loss_ratio": 0.1},
+        {**_FASTER, "reg_loss_ratio": 0.1},
+    ),
+    "rechub_comirec_sa": _rechub("ComiRec-SA", _RECHUB_CHANGES),
+    "rechub_mind": _rechub("MIND", _RECHUB_CHANGES),
+    "rechub_sine": _rechub(
+        "SINE", _varied(_RECHUB_SINE, {"lr": 1e-3}, {"lr": 1e-3, "length": 50}, {"lr": 1e-3, "concepts": 500})
+    ),
     "implicit_als": _fitted(
         "implicit ALS",
         "pm-implicit",
         "implicit_peers",
         _varied({"factors": 100, "regularization": 0.01, "alpha": 1.0, "iterations": 15},
-                {"regularization": 10.0}, {"factors": 64, "regularization": 10.0, "alpha": 10.0}),
+                {"regularization": 10.0}, {"factors": 64, "regularization": 10.0, "alpha": 10.0},
+                {"factors": 200, "regularization": 10.0}),
     ),
     "implicit_bpr": _fitted(
         "implicit BPR",
         "pm-implicit",
         "implicit_peers",
         _varied({"factors": 100, "learning_rate": 0.01, "regularization": 0.01, "iterations": 100},
-                {"learning_rate": 0.05}, {"learning_rate": 0.05, "iterations": 300}),
+                {"learning_rate": 0.05}, {"learning_rate": 0.05, "iterations": 300},
+                {"learning_rate": 0.05, "factors": 64}),
     ),
     "implicit_item_knn": _fitted(
-        "implicit item-kNN (cosine)", "pm-implicit", "implicit_peers", _varied({"K": 20}, {"K": 100}, {"K": 500})
+        "implicit item-kNN (cosine)",
+        "pm-implicit",
+        "implicit_peers",
+        _varied({"K": 20}, {"K": 100}, {"K": 500}, {"K": 50}),
     ),
 }  # fmt: skip

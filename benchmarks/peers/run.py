@@ -12,6 +12,7 @@ everything from the arrays of the exchange folder to chosen weights: the peer's 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import traceback
@@ -29,6 +30,7 @@ from benchmarks.peers.measure import Cost, machine, measured
 from benchmarks.peers.registry import PEERS, Peer, Settings
 
 DEFAULT_SECONDS = 1200
+DEFAULT_TRIALS = 2
 DEFAULT_SEED = 20260101
 
 
@@ -131,6 +133,7 @@ def check_lists(exchange: Exchange, lists_UK: np.ndarray) -> None:
 def identity_of(name: str, peer: Peer, exchange: Exchange, budget: tuple[int, float], seed: int) -> dict[str, Any]:
     """What names a cell, and what is said of its peer."""
     trials, seconds = budget
+    tried = json.dumps(peer.settings(exchange.kind, trials), sort_keys=True)
     return {
         "data_set": exchange.about["name"],
         "title": exchange.about["title"],
@@ -145,6 +148,7 @@ def identity_of(name: str, peer: Peer, exchange: Exchange, budget: tuple[int, fl
         "seed": seed,
         "trials": trials,
         "budget_seconds": seconds,
+        "settings_hash": hashlib.sha256(tried.encode()).hexdigest()[:12],
     }
 
 
@@ -155,7 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="exchange folder of one data set")
     parser.add_argument("--out", type=Path, help="folder of the cells")
     parser.add_argument("--budget-seconds", type=float, default=DEFAULT_SECONDS, help="seconds a trial may train")
-    parser.add_argument("--trials", type=int, default=1, help="how many of the peer's settings to try (1: published)")
+    parser.add_argument("--trials", type=int, default=DEFAULT_TRIALS, help="how many of the peer's settings to try")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     arguments = parser.parse_args()
     if not arguments.list and not (arguments.peer and arguments.data and arguments.out):

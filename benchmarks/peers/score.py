@@ -8,8 +8,10 @@ scored cell keeps the place of each user's target, a byte a user, from which all
 was committed earlier is compared with what was run today. Time-free and time-aware rows stand in separate tables, and
 are never compared with one another.
 
-Notable: everybody hands in lists of 100, so a target further down counts as not found, and the order within equal
-scores is the model's own. Both are the same for everybody, and neither changes a figure by more than rounding.
+Notable: everybody hands in lists of 100, so a target further down counts as not found, which no cut-off here sees.
+The order within equal scores is the model's own, while the evaluation report takes the mean over all orders. Where many
+items score the same, as in heuristics that give most items zero, figures here and there may differ; by how much is not
+measured.
 """
 
 from __future__ import annotations
@@ -92,12 +94,17 @@ def score_data_set(exchange: Exchange, cells: Path, results: Path) -> None:
     pair(results / exchange.about["name"])
 
 
+def reference_of(cell: dict[str, Any]) -> str:
+    """Our row that a cell is compared with: its kind's, of its seed."""
+    return f"{AGAINST[cell['time']]}-{cell['seed']}"
+
+
 def pair(folder: Path) -> None:
     """Write into every scored cell of a data set its paired difference from ours of the same kind and seed."""
     scored = {path: cell for path in sorted(folder.glob("*.json")) if "places" in (cell := read_cell(path) or {})}
     values = {path.name: metrics_of(read_places(cell))[PAIRED_METRIC] for path, cell in scored.items()}
     for path, cell in scored.items():
-        reference = f"{AGAINST[cell['time']]}-{cell['seed']}.json"
+        reference = f"{reference_of(cell)}.json"
         cell.pop("paired", None)
         if reference in values and reference != path.name:
             assert scored[folder / reference]["split_hash"] == cell["split_hash"], "cells of two splits stand together"
@@ -133,6 +140,7 @@ def as_markdown(found: dict[str, list[dict[str, Any]]]) -> str:
         failed = [f"- {cell['label']}: {cell['failed']}" for cell in cells if "failed" in cell]
         if failed:
             lines += ["Did not run:", "", *failed, ""]
+        lines += _unpaired(cells)
         lines += _budgets(cells)
     return "\n".join(lines)
 
@@ -143,7 +151,9 @@ def _notes() -> list[str]:
         "Everybody gets the same histories and targets, ranks all items but those of the history, and is scored by "
         "one metric function. In brackets: 95 % bootstrap intervals over users.",
         f"Δ: paired difference of NDCG@10 from {' and '.join(f'`{name}`' for name in AGAINST.values())}; a win is an "
-        "interval without 0.",
+        "interval without 0. Rows are paired with our row of the same seed.",
+        "Items of equal score stand in the order in which the model lists them. Our evaluation report takes the mean "
+        "over all orders instead: figures of heuristics that score many items the same may differ from it.",
         "Training counts wall clock of the setting that was kept: the model's own preparation, validation after each "
         "epoch and all; peak memory is the process's. Recommending: lists of 100 for all users.",
         "",
@@ -173,12 +183,34 @@ def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
+def _unpaired(cells: list[dict[str, Any]]) -> list[str]:
+    """Say which of our rows are missing, so that a dash under Δ has a reason."""
+    present = {f"{cell['peer']}-{cell['seed']}" for cell in cells if "metrics" in cell}
+    missing = sorted({reference_of(cell) for cell in cells if "metrics" in cell} - present)
+    named = ", ".join(f"`{name}`" for name in missing)
+    return [f"No Δ for rows that would be compared with {named}: not measured.", ""] if missing else []
+
+
 def _budgets(cells: list[dict[str, Any]]) -> list[str]:
-    budgets = sorted({(cell["trials"], cell["budget_seconds"]) for cell in cells if cell["family"] == "neural"})
+    """Peers' tuning budgets beside ours, and which of ours was larger."""
+    peers = sorted({(cell["trials"], cell["budget_seconds"]) for cell in cells if cell["family"] == "neural"})
+    tuned = [cell for cell in cells if cell["peer"].startswith("prismrec_") and cell["budget_seconds"] is not None]
+    ours = {cell["label"].strip("*"): (cell["trials"], cell["budget_seconds"]) for cell in tuned}
+    lines = []
+    if peers:
+        lines += [f"Tuning budget of each neural peer, settings × wall clock: {'; '.join(map(_times, peers))}."]
+    if ours:
+        lines += [f"Ours: {'; '.join(f'{label} {_times(budget)}' for label, budget in sorted(ours.items()))}."]
+    for trials, seconds in peers:
+        larger = [label for label, (times, each) in ours.items() if times * each > trials * seconds]
+        if larger:
+            lines += [f"Peers' {_times((trials, seconds))} is less than ours for {', '.join(larger)}."]
     machines = sorted({_machine(cell["machine"]) for cell in cells if "machine" in cell})
-    said = "; ".join(f"{trials} × {seconds:g} s" for trials, seconds in budgets)
-    lines = [f"Tuning budget of each neural peer, trials × wall clock: {said}."] if budgets else []
     return [*lines, *(f"Machine: {machine}." for machine in machines), ""]
+
+
+def _times(budget: tuple[int, float]) -> str:
+    return f"{budget[0]} × {budget[1]:,g} s"
 
 
 def _machine(facts: dict[str, Any]) -> str:

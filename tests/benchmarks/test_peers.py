@@ -15,7 +15,7 @@ from benchmarks.peers.cells import cell_path, read_cell, read_lists, stands, wri
 from benchmarks.peers.exchange import Exchange, ndcg_at_10, read_exchange, top_lists, write_exchange
 from benchmarks.peers.measure import measured
 from benchmarks.peers.prepare import make_exchange
-from benchmarks.peers.registry import PEERS
+from benchmarks.peers.registry import PEERS, SETTINGS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,7 +129,7 @@ def test_what_peers_hand_in_is_checked(lists: list[list[int]], message: str) -> 
     run.check_lists(tiny(), np.array([[4, 5], [6, -1], [-1, -1]]))
 
 
-def test_cell_stands_until_split_or_budget_change(tmp_path: Path) -> None:
+def test_cell_stands_until_split_budget_or_settings_change(tmp_path: Path) -> None:
     peer = PEERS["rectools_sasrec"]
     identity = run.identity_of("rectools_sasrec", peer, tiny(), (1, 20.0), SEED)
     path = cell_path(tmp_path, "tiny", "rectools_sasrec", SEED)
@@ -139,6 +139,10 @@ def test_cell_stands_until_split_or_budget_change(tmp_path: Path) -> None:
     assert read_lists(path) is None
     assert not stands(read_cell(path), {**identity, "split_hash": "other"})
     assert not stands(read_cell(path), {**identity, "budget_seconds": 40.0})
+    other = peer._replace(short=[{**peer.short[0], "lr": 0.5}])
+    assert not stands(read_cell(path), run.identity_of("rectools_sasrec", other, tiny(), (1, 20.0), SEED))
+    untried = peer._replace(short=[peer.short[0], {"lr": 0.5}])  # what no trial takes changes nothing
+    assert stands(read_cell(path), run.identity_of("rectools_sasrec", untried, tiny(), (1, 20.0), SEED))
 
 
 def test_best_trial_is_chosen_on_validation() -> None:
@@ -154,8 +158,11 @@ def test_every_peer_has_settings_and_a_module() -> None:
     folder = Path(run.__file__).parent
     for name, peer in PEERS.items():
         assert (folder / f"{peer.module}.py").is_file(), name
-        assert peer.settings("long", 1)
-        assert peer.settings("short", 1)
+        for kind in ("long", "short"):
+            settings = peer.settings(kind, SETTINGS)
+            assert all(settings.count(one) == 1 for one in settings), name
+            if peer.package == "RecTools" and peer.family == "neural":  # the default budget holds what a CPU affords
+                assert "softmax" in [one["loss"] for one in settings[: run.DEFAULT_TRIALS]], name
         with pytest.raises(SystemExit, match="is more"):
             peer.settings("long", 99)
     assert [name for name, peer in PEERS.items() if peer.time == "aware"] == ["rectools_hstu_time"]
@@ -163,7 +170,7 @@ def test_every_peer_has_settings_and_a_module() -> None:
 
 def test_peer_without_environment_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PROJECT", tmp_path)
-    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, results=tmp_path / "results")
+    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, retry=False, results=tmp_path / "results")
     outcome = driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED)
     assert outcome == "skipped: .venv-peers is not installed"
 
@@ -178,7 +185,7 @@ def fake_interpreter(project: Path, script: str) -> None:
 def test_driver_says_what_became_of_a_peer_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PROJECT", tmp_path)
     fake_interpreter(tmp_path, "echo its last words; exit 3")
-    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, results=tmp_path / "results")
+    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, retry=False, results=tmp_path / "results")
     assert driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED).startswith("failed")
     path = cell_path(tmp_path / "cells", "tiny", "rectools_ease", SEED)
     assert (read_cell(path) or {})["failed"] == "ended with 3, without a word"
@@ -190,11 +197,32 @@ def test_driver_says_what_became_of_a_peer_that_died(tmp_path: Path, monkeypatch
     assert driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED) == "is there"
 
 
+def test_driver_runs_failed_cells_again_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "PROJECT", tmp_path)
+    fake_interpreter(tmp_path, "exit 3")
+    options = driver.argparse.Namespace(trials=1, budget_seconds=1.0, retry=False, results=tmp_path / "results")
+
+    def again(retry: bool) -> str:
+        options.retry = retry
+        return driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED)
+
+    path = cell_path(tmp_path / "cells", "tiny", "rectools_ease", SEED)
+    committed = cell_path(options.results, "tiny", "rectools_ease", SEED)
+    good = run.identity_of("rectools_ease", PEERS["rectools_ease"], tiny(), (1, 1.0), SEED)
+    write_cell(path, {**good, "failed": "no disk"})
+    write_cell(committed, {**good, "failed": "no disk"})
+    assert again(retry=False) == "is there"
+    assert again(retry=True).startswith("failed")
+    assert (read_cell(path) or {})["failed"] == "ended with 3, without a word"
+    write_cell(committed, good)
+    assert again(retry=True) == "is there"
+
+
 def test_driver_ends_a_peer_that_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "PROJECT", tmp_path)
     monkeypatch.setattr(driver, "GRACE", 0.0)
     fake_interpreter(tmp_path, "exec sleep 60")
-    options = driver.argparse.Namespace(trials=1, budget_seconds=0.2, results=tmp_path / "results")
+    options = driver.argparse.Namespace(trials=1, budget_seconds=0.2, retry=False, results=tmp_path / "results")
     outcome = driver.run_peer("rectools_ease", tmp_path, tiny(), tmp_path / "cells", options, SEED)
     assert outcome == "did not end"
     cell = read_cell(cell_path(tmp_path / "cells", "tiny", "rectools_ease", SEED))
@@ -277,6 +305,8 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     assert scored["metrics"]["mrr@100"] == 1.0
     assert scored["paired"]["against"] == "prismrec_hymirec_time_free"
     assert scored["paired"]["low"] >= 0
+    assert "No Δ" not in table
+    assert "over all orders instead" in table
     assert score.read_places(scored).tolist() == [1, 1, 1]
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["tiny"]) == {
@@ -292,6 +322,61 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     (results / "tiny" / f"recbole_sasrec-{SEED}.json").unlink()
     score.score_all(tmp_path / "exchange", tmp_path / "no cells", results)
     assert results.with_suffix(".md").read_text(encoding="utf-8") == first  # committed figures stand without lists
+
+
+def scored_cell(peer: str, label: str, family: str, budget: tuple[int, float | None], seed: int) -> dict[str, object]:
+    metrics = dict.fromkeys(("hr@10", "ndcg@10", "mrr@10", "hr@50", "ndcg@50", "coverage@10"), 0.5)
+    return {
+        **run.identity_of("rectools_sasrec", PEERS["rectools_sasrec"], tiny(), (1, 1.0), seed),
+        "peer": peer,
+        "label": label,
+        "family": family,
+        "trials": budget[0],
+        "budget_seconds": budget[1],
+        "metrics": metrics,
+        "intervals": {name: [0.4, 0.6] for name in metrics},
+        "epochs": None,
+        "training": {"seconds": None, "peak_mb": None},
+        "recommending": {"users_per_second": 1.0},
+    }
+
+
+def test_tables_say_which_budget_was_larger() -> None:
+    cells = [
+        scored_cell("rectools_sasrec", "RecTools SASRec", "neural", (2, 1200), SEED),
+        scored_cell("prismrec_sasrec", "prismrec's SASRec", "baseline", (4, 1200), SEED),
+        scored_cell("prismrec_hymirec_time_free", "**prismrec HyMiRec**", "prismrec", (2, 1200), SEED),
+        scored_cell("prismrec_popularity", "prismrec's popularity", "heuristic", (1, None), SEED),
+    ]
+    lines = score.as_markdown({"tiny": cells}).splitlines()
+    assert "Tuning budget of each neural peer, settings × wall clock: 2 × 1,200 s." in lines
+    assert "Ours: prismrec HyMiRec 2 × 1,200 s; prismrec's SASRec 4 × 1,200 s." in lines
+    assert "Peers' 2 × 1,200 s is less than ours for prismrec's SASRec." in lines
+    cells[0]["trials"] = 4
+    assert "is less than ours" not in score.as_markdown({"tiny": cells})
+
+
+def test_tables_say_which_of_our_rows_is_missing() -> None:
+    ours_of_7 = scored_cell("prismrec_hymirec_time_free", "**prismrec HyMiRec**", "prismrec", (1, None), 7)
+    cells = [ours_of_7, *(scored_cell("rectools_sasrec", "SASRec", "neural", (2, 9.0), seed) for seed in (7, 8))]
+    note = "No Δ for rows that would be compared with `prismrec_hymirec_time_free-8`: not measured."
+    assert note in score.as_markdown({"tiny": cells}).splitlines()
+    assert "No Δ" not in score.as_markdown({"tiny": cells[:2]})
+
+
+def test_our_cells_carry_our_tuning_budget(tmp_path: Path) -> None:
+    exchange = tiny({**ABOUT, "name": "ml1m"})
+    active_N = torch.ones(8, dtype=torch.bool)
+    events = EventTable(exchange.offsets, exchange.item_index_N[exchange.items], exchange.timestamps)
+    ranker = PopularityRanker(np.ones(8, np.int64), active_N)
+    names = ("hymirec_time_free", "popularity")
+    rows = {name: Row(ranker, events, name, "prismrec", "free") for name in names}
+    ours.write_rows(rows, exchange, 8, tmp_path, tmp_path / "workspace", SEED)
+    found = [read_cell(cell_path(tmp_path, "ml1m", f"prismrec_{name}", SEED)) or {} for name in names]
+    budgets = [(cell["trials"], cell["budget_seconds"]) for cell in found]
+    assert budgets == [ours.TUNED["ml1m"]["hymirec"], (1, None)]
+    assert all(set(rows) == {*ours.STAGES, *ours.NODES} for rows in ours.TUNED.values())
+    assert ours.tuning_budget("another", "hymirec") == (1, None)
 
 
 def test_cell_of_another_split_is_not_scored(tmp_path: Path) -> None:
@@ -315,6 +400,15 @@ def test_training_cost_sums_the_stages_of_a_row(tmp_path: Path) -> None:
     assert ours.training_cost(tmp_path, "hymirec")["peak_mb"] == 900.0
     assert ours.training_cost(tmp_path, "gemirec")["seconds"] is None
     assert ours.training_cost(tmp_path, "popularity")["seconds"] is None
+
+
+def test_training_cost_of_a_node_skips_older_records_without_its_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "08_reporting" / "manifests" / "evaluation"
+    for version, record in (("1", {"node_seconds": {"train_sasrec": 3.5}}), ("2", {})):
+        (folder / version).mkdir(parents=True)
+        (folder / version / "run.json").write_text(json.dumps({"seconds": 9.0, "peak_rss_mb": 100.0, **record}))
+    assert ours.training_cost(tmp_path, "sasrec") == {"seconds": 3.5, "cpu_seconds": None, "peak_mb": 100.0}
+    assert ours.training_cost(tmp_path, "comirec")["seconds"] is None
 
 
 def test_measured_counts_this_works_memory() -> None:
