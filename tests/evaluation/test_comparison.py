@@ -4,13 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from prismrec.evaluation import comparison
 from prismrec.evaluation.comparison import Facts, Part, Row, Settings
+from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
+from prismrec.evaluation.promotion import IncumbentRanker
 from prismrec.evaluation.protocols import make_cases
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker, ServedRanker
+from prismrec.retrieval import chunks
 
 USERS, ITEMS, DIM = 120, 60, 6
 
@@ -46,7 +50,7 @@ def world() -> tuple[EventTable, np.ndarray, np.ndarray, Facts]:
         torch.ones(ITEMS, dtype=torch.bool),
         np.bincount(items, minlength=ITEMS),
         rng.standard_normal((ITEMS, 5)).astype(np.float32),
-        np.eye(4, dtype=bool)[np.arange(ITEMS) % 4],
+        sp.csr_matrix(np.eye(4, dtype=bool)[np.arange(ITEMS) % 4]),
         np.arange(ITEMS) % 7,
     )
     return events, np.full(USERS, 6), np.full(USERS, 8), facts
@@ -75,11 +79,12 @@ def parts() -> tuple[Part, Facts]:
 
 
 SETTINGS = Settings("filtered", "ndcg@10", draws=500, sample=50, seed=3)
+VALIDATION = {"strong": {"ndcg@10": 0.25}}
 
 
 def test_figures_are_means_over_users(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
-    figures = comparison.figures(part, part, facts, SETTINGS)
+    figures = comparison.figures(VALIDATION, part, facts, SETTINGS)
     lists = part.ranked["strong"].lists_CK
     targets = part.cases.targets_CT
     hits = np.array([np.isin(own, best[:10]) for own, best in zip(targets, lists, strict=True)])
@@ -87,8 +92,8 @@ def test_figures_are_means_over_users(parts: tuple[Part, Facts]) -> None:
     assert strong["recall@10"] == pytest.approx(hits.mean())
     assert strong["hr@10"] == pytest.approx(hits.any(1).mean())
     assert strong["coverage@10"] == pytest.approx(len(np.unique(lists[:, :10])) / ITEMS)
-    assert strong["validation_ndcg@10"] == strong["ndcg@10"], "the same part stood for both"
-    assert figures["cases"]["test"] == {"users": USERS, "targets": 2 * USERS, "left_out": 0, "repeated": 0}
+    assert strong["validation_ndcg@10"] == 0.25
+    assert not [name for name in figures["models"]["weak"] if name.startswith("validation_")], "it was not validated"
     for figure in ("novelty@10", "diversity_text@10", "diversity_category@10", "gini@10", "popularity_lift@10"):
         assert np.isfinite(strong[figure])
     json.dumps(figures, allow_nan=False)
@@ -96,16 +101,62 @@ def test_figures_are_means_over_users(parts: tuple[Part, Facts]) -> None:
 
 def test_intervals_hold_the_mean_and_only_figures_with_a_value_a_user(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
-    figures = comparison.figures(part, part, facts, SETTINGS)
+    figures = comparison.figures(VALIDATION, part, facts, SETTINGS)
     for name, found in figures["intervals"].items():
         assert "coverage@10" not in found
         for metric, (low, high) in found.items():
             assert low - 1e-12 <= figures["models"][name][metric] <= high + 1e-12
 
 
+def test_intervals_of_many_rows_are_those_of_each_row_and_hold_one_rows_columns(
+    parts: tuple[Part, Facts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same seed, same users, same draws; so memory does not grow with rows × metrics."""
+    measured = parts[0].measured
+    columns = []
+
+    def watched(values_CM: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        columns.append(values_CM.shape[1])
+        return bootstrap_means(values_CM, draws, seed)
+
+    monkeypatch.setattr(comparison, "bootstrap_means", watched)
+    found = comparison.intervals(measured, 200, 5)
+    names = [(name, metric) for name, row in measured.items() for metric in row.values]
+    together = np.stack([measured[name].values[metric] for name, metric in names], axis=1)
+    for (name, metric), low, high in zip(names, *bootstrap_means(together, 200, 5), strict=True):
+        np.testing.assert_allclose(found[name].get(metric, [np.nan, np.nan]), [low, high], rtol=1e-12)
+    assert columns == [len(row.values) for row in measured.values()]
+
+
+def test_paired_differences_are_those_of_each_pair_by_itself(parts: tuple[Part, Facts]) -> None:
+    measured = parts[0].measured
+    against = comparison.paired_differences(measured, "ndcg@10", 200, 5)
+    for a, one in measured.items():
+        assert set(against[a]) == set(measured) - {a}
+        for b, found in against[a].items():
+            expected = paired_bootstrap(measured[b].values["ndcg@10"], one.values["ndcg@10"], 200, 5)
+            np.testing.assert_allclose([found["difference"], found["low"], found["high"]], expected, atol=1e-12)
+
+
+def test_accuracy_is_that_of_the_whole_measurement_and_makes_no_list(
+    parts: tuple[Part, Facts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, facts = parts
+
+    def listed(*_: object) -> None:
+        raise AssertionError("a list was made")
+
+    monkeypatch.setattr("prismrec.evaluation.evaluate.top_k", listed)
+    found = comparison.accuracy(part.rows, part.cases, facts.recommendable_N, "filtered")
+    assert list(found) == list(part.rows)
+    for name, row in found.items():
+        assert {metric.split("@")[0] for metric in row} == {"hr", "recall", "ndcg", "mrr"}
+        assert row == {metric: part.measured[name].means()[metric] for metric in row}
+
+
 def test_a_better_model_wins_beyond_the_interval_and_a_twin_does_not(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
-    against = comparison.figures(part, part, facts, SETTINGS)["paired"]["against"]
+    against = comparison.figures(VALIDATION, part, facts, SETTINGS)["paired"]["against"]
     assert against["weak"]["strong"]["low"] > 0
     assert against["strong"]["weak"]["high"] < 0
     assert against["strong"]["same"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
@@ -115,15 +166,45 @@ def test_a_better_model_wins_beyond_the_interval_and_a_twin_does_not(parts: tupl
 
 def test_interests_are_described_where_there_are_several(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
-    models = comparison.figures(part, part, facts, SETTINGS)["models"]
+    models = comparison.figures(VALIDATION, part, facts, SETTINGS)["models"]
     assert "effective_rank" not in models["weak"]
     assert 1 < models["strong"]["effective_rank"] <= 3
     assert -0.5 <= models["strong"]["interest_cosine"] < 1
 
 
+def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ranker held to its strongest interest still scores all of them."""
+    events, starts, ends, facts = world()
+    asked: dict[str, list[int]] = {"vectors": [], "strongest": []}
+
+    class Watching(Scripted):
+        held = 7
+
+        def interest_vectors(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+            asked["vectors"].append(len(users_B))
+            assert self.vectors_UKD is not None
+            return self.vectors_UKD[users_B]
+
+        def strongest(
+            self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor, num_interests: int
+        ) -> torch.Tensor:
+            asked["strongest"].append(len(users_B))
+            return super().strongest(events, users_B, ends_B, num_interests)
+
+    one = row(Watching("one", torch.randn(USERS, 3, ITEMS), torch.randn(USERS, 3, DIM)), events)
+    cases = make_cases(events, starts, ends, "filtered")
+    whole = comparison.interest_spread(one, cases, ITEMS)
+    monkeypatch.setattr(chunks, "SCORES", 5 * 7 * ITEMS)
+    asked["vectors"].clear()
+    assert comparison.interest_spread(one, cases, ITEMS) == pytest.approx(whole, rel=1e-5)
+    comparison.interest_curve({"one": one}, cases, facts, "filtered")
+    assert max(asked["vectors"]) == max(asked["strongest"]) == 5
+    assert IncumbentRanker(one.ranker, one.ranker, ITEMS, 0).held == 7, "it has one interest, its model three"
+
+
 def test_the_curve_follows_the_number_of_interests(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
-    curve = comparison.figures(part, part, facts, SETTINGS)["interest_curve"]
+    curve = comparison.figures(VALIDATION, part, facts, SETTINGS)["interest_curve"]
     assert {point["model"] for point in curve} == {"strong", "same"}
     strong = [point for point in curve if point["model"] == "strong"]
     assert [point["interests"] for point in strong] == [1, 2, 3]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from prismrec.evaluation import evaluate as module
-from prismrec.evaluation.evaluate import LENGTH, MOST_USERS, SCORES, chunk_size, evaluate
+from prismrec.evaluation.evaluate import LENGTH, evaluate
 from prismrec.evaluation.protocols import Cases, make_cases
 from prismrec.metrics.ranking import NEVER, per_user_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
+from prismrec.retrieval import chunks
 
 
 class TableRanker(Ranker):
@@ -44,7 +44,7 @@ def world(
 def test_places_and_lists_are_those_of_a_loop(
     history: Literal["filtered", "kept"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_USERS", 7)
+    monkeypatch.setattr(chunks, "MOST_USERS", 7)
     events, cases, recommendable = world(history=history)
     ranker = TableRanker(torch.randint(0, 9, (50, 30), generator=torch.Generator().manual_seed(0)).float())
     ranks, lists = evaluate({"table": ranker}, events, cases, recommendable, history)["table"]
@@ -61,6 +61,15 @@ def test_places_and_lists_are_those_of_a_loop(
             assert ranks.higher_CT[case, place] == sum(score > scores[target] for score in scores.values())
             assert ranks.tied_CT[case, place] == sum(score == scores[target] for score in scores.values())
     assert torch.equal(ranks.mask_CT, torch.from_numpy(cases.mask_CT))
+
+
+def test_without_lists_places_are_the_same() -> None:
+    events, cases, recommendable = world()
+    ranker = TableRanker(torch.randn(50, 30, generator=torch.Generator().manual_seed(0)))
+    whole = evaluate({"table": ranker}, events, cases, recommendable, "filtered")["table"]
+    bare = evaluate({"table": ranker}, events, cases, recommendable, "filtered", lists=False)["table"]
+    assert all(torch.equal(a, b) for a, b in zip(bare.ranks, whole.ranks, strict=True))
+    assert bare.lists_CK.shape == (len(cases.users_C), 0)
 
 
 def test_a_constant_scorer_gets_chance_level() -> None:
@@ -96,20 +105,12 @@ def test_a_target_that_may_not_be_recommended_is_a_bug() -> None:
     assert NEVER > 30
 
 
-@pytest.mark.parametrize("items", [1, 3_416, 100_000, 2**26, 2**30])
-@pytest.mark.parametrize("interests", [1, 4, 65])
-def test_a_chunk_stays_within_the_budget(items: int, interests: int) -> None:
-    size = chunk_size(items, interests)
-    assert 1 <= size <= MOST_USERS
-    assert size == 1 or size * items * interests <= SCORES
-
-
 def test_no_ranker_is_asked_for_more_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ranker of most interests sets the chunk; the results are those of one large chunk."""
+    """The ranker that holds most sets the chunk; the results are those of one large chunk."""
     events, cases, recommendable = world(users=200, items=500)
     scores = torch.randn(200, 500, generator=torch.Generator().manual_seed(1))
     whole = evaluate({"one": TableRanker(scores)}, events, cases, recommendable, "filtered")["one"]
-    monkeypatch.setattr(module, "SCORES", 20_000)
+    monkeypatch.setattr(chunks, "SCORES", 20_000)
     one, four = TableRanker(scores), TableRanker(scores, num_interests=4)
     found = evaluate({"one": one, "four": four}, events, cases, recommendable, "filtered")
     assert max(one.asked) == max(four.asked) == 20_000 // (500 * 4)

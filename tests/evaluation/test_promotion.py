@@ -8,15 +8,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from evaluation.report_fixture import ROWS, parameters, report
-from prismrec.artifacts.bundle import MANIFEST_NAME
+from prismrec.artifacts.bundle import MANIFEST_NAME, read_bundle
 from prismrec.errors import UserError
-from prismrec.evaluation.promotion import Incumbent, choose_candidate, incumbent_ranker, read_incumbent, verdict
+from prismrec.evaluation.promotion import (
+    MIN_CASES,
+    Incumbent,
+    choose_candidate,
+    incumbent_ranker,
+    read_incumbent,
+    verdict,
+)
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import PopularityRanker, load_rankers
-from serving.bundles import NUM_ITEMS, parts
+from serving.bundles import NUM_ITEMS, catalogue, parts
 
+KNOWN = [item.item_id for item in catalogue()]
+LATER = [f"new{number}" for number in range(5)]
 ANY_RANKER = PopularityRanker(np.ones(3), torch.ones(3, dtype=torch.bool))
 
 
@@ -98,6 +108,29 @@ def test_a_cold_recall_below_the_limit_by_chance_breaks_nothing() -> None:
     assert guard(verdict(figures, incumbent(), parameters()), "cold_recall")["kept"]
 
 
+@pytest.mark.parametrize(("cases", "kept"), [(7, True), (MIN_CASES - 1, True), (MIN_CASES, False)])
+def test_a_few_cold_items_are_left_to_chance(cases: int, kept: bool) -> None:
+    figures = report()
+    (cold,) = [part for part in figures["slices"] if part["slice"] == "cold_items"]
+    cold["cases"] = cases
+    cold["models"]["hymirec"]["recall@10"] = [0.0, 0.0, 0.0]  # the percentile bootstrap of zeros
+    cold["models"]["incumbent"]["recall@10"] = [1 / cases, 0.0, 3 / cases]
+    found = verdict(figures, incumbent(), parameters())
+    assert found["promoted"] == guard(found, "cold_recall")["kept"] == kept
+    note = f"not applicable: {cases} cases of cold items, fewer than 30, are left to chance"
+    assert (guard(found, "cold_recall")["note"] == note) == kept
+
+
+def test_collapse_does_not_apply_to_cells_of_a_dictionary() -> None:
+    figures = report()
+    figures["models"]["gemirec"] |= {"interest_cosine": 0.99, "effective_rank": 1.0}
+    found = verdict(figures, incumbent(), parameters(model="gemirec"))
+    for name in ("interest_cosine", "effective_rank"):
+        assert guard(found, name)["value"] is None
+        assert "the dictionary, which utilisation guards" in guard(found, name)["note"]
+    assert guard(found, "utilisation")["value"] is not None
+
+
 def test_collapse_does_not_apply_to_one_interest() -> None:
     found = verdict(report(), incumbent(), parameters(model="popularity"))
     assert guard(found, "interest_cosine")["note"] == "not applicable: popularity has one interest"
@@ -125,6 +158,12 @@ def test_another_split_is_said() -> None:
     assert any("another split" in reason for reason in found["reasons"])
 
 
+def test_a_popularity_incumbent_has_counted_test_events() -> None:
+    for model, said in (("popularity", True), ("lightweight_encoder", False)):
+        reasons = verdict(report(), incumbent(model=model), parameters())["reasons"]
+        assert any("counts all events, those of the test too" in reason for reason in reasons) == said
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packaged") / "bundle"
@@ -142,7 +181,7 @@ def table(*histories: list[int]) -> EventTable:
 
 @torch.inference_mode()
 def test_the_incumbent_ranks_as_its_bundle_and_never_recommends_what_came_later(bundle: Path) -> None:
-    ranker = incumbent_ranker(bundle, NUM_ITEMS + 5)
+    ranker = incumbent_ranker(read_bundle(bundle), KNOWN + LATER)
     events, users, ends = table([3, 9, 27], [8, 1]), torch.tensor([0, 1]), torch.tensor([3, 1])
     scores = ranker.scores(events, users, ends)
     assert ranker.reads_time
@@ -153,7 +192,7 @@ def test_the_incumbent_ranks_as_its_bundle_and_never_recommends_what_came_later(
 
 @torch.inference_mode()
 def test_the_incumbent_passes_over_events_it_does_not_know(bundle: Path) -> None:
-    ranker, new = incumbent_ranker(bundle, NUM_ITEMS + 5), NUM_ITEMS + 2
+    ranker, new = incumbent_ranker(read_bundle(bundle), KNOWN + LATER), NUM_ITEMS + 2
     with_new, without = table([new, 3, 9, 27, new, 5], [new, 4]), table([3, 9, 27, 5])
     scores = ranker.scores(with_new, torch.tensor([0, 1]), torch.tensor([5, 1]))
     served = load_rankers(bundle)
@@ -164,31 +203,54 @@ def test_the_incumbent_passes_over_events_it_does_not_know(bundle: Path) -> None
 
 
 def test_an_incumbent_is_read_with_its_facts(bundle: Path) -> None:
-    found = read_incumbent(bundle, NUM_ITEMS)
+    found = read_incumbent(bundle, KNOWN)
     assert found is not None
     assert (found.model, found.split_hash, found.problem) == ("hymirec", "seed-0", "")
     assert found.ranker is not None
-    assert read_incumbent(None, NUM_ITEMS) is None
+    assert read_incumbent(None, KNOWN) is None
 
 
 def test_an_incumbent_of_another_catalogue_or_format_gives_one_reason(bundle: Path, tmp_path: Path) -> None:
-    larger = read_incumbent(bundle, NUM_ITEMS - 1)
+    larger = read_incumbent(bundle, KNOWN[:-1])
     assert larger is not None
     assert larger.ranker is None
     assert "60 items, the workspace 59" in larger.problem
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / MANIFEST_NAME).write_text('{"format": 0}')
-    old = read_incumbent(tmp_path / "old", NUM_ITEMS)
+    old = read_incumbent(tmp_path / "old", KNOWN)
     assert old is not None
     assert old.ranker is None
     assert "format 0" in old.problem
 
 
-def test_models_of_another_version_of_the_code_are_a_reason_too(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(folder: Path) -> None:
-        raise TypeError("unexpected keyword argument 'depth'")
-
-    monkeypatch.setattr("prismrec.evaluation.promotion.load_rankers", refuse)
-    found = read_incumbent(bundle, NUM_ITEMS)
+def test_an_item_map_made_anew_is_not_comparable(bundle: Path) -> None:
+    found = read_incumbent(bundle, [KNOWN[1], KNOWN[0], *KNOWN[2:], *LATER])
     assert found is not None
-    assert found.problem == "This version cannot read its models: unexpected keyword argument 'depth'"
+    assert found.ranker is None
+    assert "Its item 0 is 'i0', the workspace's is 'i1'" in found.problem
+    assert (found.model, found.split_hash) == ("hymirec", "seed-0")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("no 'depth'"), ValueError("bad"), OSError("gone"), SafetensorError("cut"), AttributeError("sizes")],
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "prismrec.evaluation.promotion.load_rankers",
+        "prismrec.models.rankers.HyMiRecRanker.scores",
+        "prismrec.models.rankers.GemiRecRanker.interests",
+    ],
+)
+def test_models_that_this_version_cannot_use_are_a_reason_too(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(place, refuse)
+    found = read_incumbent(bundle, KNOWN)
+    assert found is not None
+    assert found.ranker is None
+    assert found.problem == f"This version cannot use its models: {type(error).__name__}: {error}"

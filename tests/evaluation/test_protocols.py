@@ -24,7 +24,7 @@ def test_the_filtered_rule_leaves_out_what_is_in_the_history() -> None:
     assert cases.starts_C.tolist() == [1, 2]
     assert cases.targets_CT.tolist() == [[1, 2, 3], [2, 0, 0]]
     assert cases.mask_CT.tolist() == [[True, True, True], [True, False, False]]
-    assert count(cases) == {"users": 2, "targets": 4, "left_out": 2, "repeated": 0}
+    assert count(cases) == {"users": 2, "targets": 4, "left_out": 2, "repeated": 0, "users_left_out": 1}
 
 
 def test_the_kept_rule_counts_them_and_says_so() -> None:
@@ -32,7 +32,7 @@ def test_the_kept_rule_counts_them_and_says_so() -> None:
     cases = make_cases(events, np.array([2, 1, 2]), np.array([4, 4, 3]), "kept")
     assert cases.users_C.tolist() == [1, 0, 2]
     assert cases.targets_CT[cases.mask_CT].tolist() == [1, 2, 3, 2, 0, 1]
-    assert count(cases) == {"users": 3, "targets": 6, "left_out": 0, "repeated": 2}
+    assert count(cases) == {"users": 3, "targets": 6, "left_out": 0, "repeated": 2, "users_left_out": 0}
 
 
 def test_a_target_met_twice_counts_once_and_an_empty_range_is_no_case() -> None:
@@ -74,6 +74,7 @@ def test_every_distinct_target_is_counted_or_left_out(seed: int, history: Litera
     assert found == expected
     assert (np.diff(cases.starts_C) >= 0).all()
     assert count(cases)["targets"] + cases.left_out == asked
+    assert len(cases.users_C) + cases.users_left_out == int((ends > starts).sum()), "no user is lost in silence"
     assert (cases.left_out, cases.repeated) == ((before, 0) if history == "filtered" else (0, before))
 
 
@@ -83,3 +84,6 @@ def test_every_rule_is_put_into_words() -> None:
     assert set(filtered) == {"name", "description", "ties", "filter", "repeats", "time"}
     assert filtered["ties"].startswith("t. Items of equal score")
     assert filtered["filter"] != kept["filter"]
+    expected, listed = filtered["ties"].split("Lists")
+    assert "HR, Recall, NDCG and MRR" in expected
+    assert "coverage" in listed

@@ -25,6 +25,7 @@ DATA = {
     "interactions_rows_quarantined": 2,
 }
 SPLIT = {"events": 90, "users": 7, "items": 6, "min_item_events": 5, "min_user_events": 4}
+CONFIGS = {"codebook": {"layers": 3, "codes": 32}, "recommender": {"dim": 64, "num_interests": 4}}
 VOID = {"meta", "br"}
 
 
@@ -109,7 +110,11 @@ def test_a_multi_target_run_says_what_became_of_repeats() -> None:
     figures = report()
     figures["cases"]["test"] |= {"targets": 9000, "left_out": 17, "repeated": 4}
     line = "- cases, test: 6,034 users, 9,000 targets (targets in the history: 17 left out, 4 repeated and counted)"
-    assert line in as_table(figures)
+    assert line in as_table(figures).splitlines()
+    figures["cases"]["test"] |= {"users_left_out": 3, "users_without_history": 1205}
+    line += "; users left out: 3 with no other target, 1,205 without a history"
+    assert line in " ".join(as_table(figures).split()), "whatever the line breaks"
+    assert "1,205 without a history" in report_page(figures, curves())
 
 
 @pytest.mark.parametrize("figures", [report(), bare()], ids=["whole", "bare"])
@@ -198,17 +203,21 @@ def test_a_chart_of_contrasts_has_the_best_two_of_every_family() -> None:
 
 def test_the_card_tells_data_licence_split_figures_and_limits() -> None:
     figures = report()
-    card = model_card(figures, DATA, SPLIT)
+    (bare_slice,) = [part for part in figures["slices"] if part["label"] == "no training event"]
+    bare_slice["models"]["hymirec"]["ndcg@10"] = [0.0, 0.0, 0.0]  # of 12 cases
+    card = model_card(figures, DATA, SPLIT, CONFIGS)
     for wanted in (
         figures["data_licence"], figures["split_hash"], "of 101 rows 2 were quarantined", "90 events of 7 users",
         "**HyMiRec", "hr@10 .2798 [.271 .289]", "### Time-aware", "weak slice: popularity decile, 1 (0-39 events)",
         "- cold items (at most 5 training events): recall@10 .0336 [.000 .124], 61 cases",
         "without the times of events: ndcg@10 .1731 instead of .1930", "not compared with ease",
-        "promotion.metric: ndcg@10",
+        "promotion.metric: ndcg@10", "- codebook: layers 3, codes 32", "- recommender: dim 64, num_interests 4",
+        "slices of fewer than 30 cases, which say nothing: 1",
     ):  # fmt: skip
         assert wanted in card
     assert "popularity decile, 10" not in card.split("## Limits")[1]
-    assert "no test target is one" in model_card(bare(), DATA, SPLIT)
+    assert "no training event" not in card.split("## Limits")[1]
+    assert "no test target is one" in model_card(bare(), DATA, SPLIT, CONFIGS)
 
 
 @given(st.floats(-1e3, 1e3), st.floats(0, 1e3))

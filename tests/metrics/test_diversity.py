@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,10 @@ def test_equal_to_every_pair_by_hand(seed: int) -> None:
     lists = np.stack([rng.permutation(15)[:8] for _ in range(6)])
     for row, length in enumerate(rng.integers(0, 9, 6)):
         lists[row, length:] = -1
-    text, category = text_diversity(lists, vectors, (3, 8)), category_diversity(lists, categories, (3, 8))
+    text, category = (
+        text_diversity(lists, vectors, (3, 8)),
+        category_diversity(lists, sp.csr_matrix(categories), (3, 8)),
+    )
     for k in (3, 8):
         expected = [text_by_hand(row[:k], vectors) for row in lists]
         np.testing.assert_allclose(text[f"diversity_text@{k}"], expected, atol=1e-5)
@@ -48,20 +52,34 @@ def test_known_cases() -> None:
     values = text_diversity(np.array([[0, 1], [0, 2]]), vectors, (2,))["diversity_text@2"]
     np.testing.assert_allclose(values, [0, 1], atol=1e-6)
     categories = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 0]], dtype=bool)
-    values = category_diversity(np.array([[0, 1], [0, 2]]), categories, (2,))["diversity_category@2"]
+    values = category_diversity(np.array([[0, 1], [0, 2]]), sp.csr_matrix(categories), (2,))["diversity_category@2"]
     np.testing.assert_allclose(values, [2 / 3, 0], atol=1e-6)
 
 
 def test_a_data_set_without_categories_has_no_figure() -> None:
     for categories in (np.zeros((4, 3), dtype=bool), np.zeros((4, 0), dtype=bool)):
-        assert np.isnan(category_diversity(np.array([[0, 1]]), categories, (2,))["diversity_category@2"]).all()
+        values = category_diversity(np.array([[0, 1]]), sp.csr_matrix(categories), (2,))
+        assert np.isnan(values["diversity_category@2"]).all()
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     lists, vectors, categories = rng.integers(-1, 30, (50, 10)), rng.normal(size=(30, 4)), rng.random((30, 5)) < 0.4
-    whole = text_diversity(lists, vectors, (5, 10)) | category_diversity(lists, categories, (5, 10))
+    whole = text_diversity(lists, vectors, (5, 10)) | category_diversity(lists, sp.csr_matrix(categories), (5, 10))
     monkeypatch.setattr(diversity, "CELLS", 40)
-    parts = text_diversity(lists, vectors, (5, 10)) | category_diversity(lists, categories, (5, 10))
+    parts = text_diversity(lists, vectors, (5, 10)) | category_diversity(lists, sp.csr_matrix(categories), (5, 10))
     for name, values in whole.items():
         np.testing.assert_allclose(parts[name], values, atol=1e-6)
+
+
+def test_categories_are_never_items_by_categories() -> None:
+    """Ten million categories over a million items: one-hot, they would take ten terabytes."""
+    items, names = 1_000_000, 10_000_000
+    rng = np.random.default_rng(0)
+    columns = rng.integers(0, names, items)
+    columns[:5] = [7, 7, names - 1, 7, 3]
+    categories = sp.csr_matrix((np.ones(items, bool), columns, np.arange(items + 1)), shape=(items, names))
+    lists = np.concatenate([[[0, 1, 2, 3, 4, -1]], rng.integers(0, items, (200, 6))])
+    values = category_diversity(lists, categories, (6,))["diversity_category@6"]
+    assert values[0] == pytest.approx(7 / 10), "three of ten pairs are alike"
+    assert values[1:].mean() > 0.99

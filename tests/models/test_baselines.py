@@ -225,18 +225,29 @@ def test_what_happens_from_the_request_on_is_not_recent(seed: int, user: int, en
 
 
 def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    pairs = int((world.seen().sum(1) ** 2).sum())
+    world = World([12] * 9, [12] * 9)
+    assert (world.seen().sum(1) ** 2).sum() > N**2, "the catalogue is the smaller bound here"
     monkeypatch.setattr(module, "EASE_MOST_ITEMS", N - 1)
-    monkeypatch.setattr(module, "KNN_MOST_PAIRS", pairs - 1)
+    monkeypatch.setattr(module, "KNN_MOST_NUMBERS", N**2 - 1)
     with pytest.raises(UserError, match="EASE"):
         EASERanker(world.counted())
-    with pytest.raises(UserError, match=f"{pairs:,} pairs"):
+    with pytest.raises(UserError, match=f"{N**2} numbers"):
         ItemKNNRanker(world.counted())
     monkeypatch.setattr(module, "EASE_MOST_ITEMS", N)
-    monkeypatch.setattr(module, "KNN_MOST_PAIRS", pairs)
+    monkeypatch.setattr(module, "KNN_MOST_NUMBERS", N**2)
     EASERanker(world.counted())
-    ItemKNNRanker(world.counted())
+    assert ItemKNNRanker(world.counted()).rows.nnz <= N**2
+
+
+def test_item_knn_runs_on_a_large_catalogue_of_short_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World([4, 3], [4, 3])
+    pairs = int((world.seen().sum(1) ** 2).sum())
+    assert pairs < N**2
+    monkeypatch.setattr(module, "KNN_MOST_NUMBERS", pairs)
+    assert ItemKNNRanker(world.counted()).rows.nnz <= pairs
+    monkeypatch.setattr(module, "KNN_MOST_NUMBERS", pairs - 1)
+    with pytest.raises(UserError, match=f"{pairs} numbers"):
+        ItemKNNRanker(world.counted())
 
 
 def trained() -> list[SASRecRanker | ComiRecRanker]:

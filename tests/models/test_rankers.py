@@ -276,3 +276,25 @@ def test_events_after_the_end_change_nothing(ranker: ServedRanker) -> None:
         later[offsets[user] + end : offsets[user + 1]] = 0
     before = ranker.scores(EventTable(offsets, items, times), users, ends)
     assert torch.equal(before, ranker.scores(EventTable(offsets, later, times), users, ends))
+
+
+@torch.no_grad()
+def test_gemirecs_interests_need_no_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker = gemirec()
+    asked = EventTable(*histories(LENGTHS)), torch.arange(3), torch.tensor(LENGTHS)
+    cells_BG, _ = ranker._parts(*asked)
+
+    def scored(*_: object) -> None:
+        raise AssertionError("items were scored")
+
+    monkeypatch.setattr(ranker.head, "log_probabilities", scored)
+    best = cells_BG.topk(ranker.num_interests, dim=1).indices
+    assert torch.equal(ranker.interest_vectors(*asked), ranker.centres_GD[best])
+
+
+def test_what_a_ranker_holds_for_a_user() -> None:
+    """A vector of scores per interest; GemiRec pads every cell to the largest."""
+    assert [one.held for one in rankers()[:3]] == [one.num_interests for one in rankers()[:3]] == [1, 3, 3]
+    ranker = gemirec()
+    cells, places = ranker.table.items_GS.shape
+    assert ranker.held * NUM_ITEMS >= cells * max(places, ranker.head.config.hidden) > (ranker.held - 1) * NUM_ITEMS

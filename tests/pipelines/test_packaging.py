@@ -101,11 +101,26 @@ def test_auto_is_the_candidate_of_the_verdict() -> None:
 
 def test_the_default_model_has_to_be_there() -> None:
     given = {"item_vectors", "lightweight_encoder"}
+    verdict = evaluation(candidate="lightweight_encoder")["promotion"]
+    assert nodes.choose_model(verdict, parameters(default_model="lightweight_encoder"), given) == "lightweight_encoder"
     verdict = evaluation()["promotion"]
-    assert nodes.choose_model(verdict, parameters(default_model="popularity"), given) == "popularity"
     for changes in ({"default_model": "gemirec"}, {}):
         with pytest.raises(UserError, match="auto, popularity, lightweight_encoder"):
             nodes.choose_model(verdict, parameters(**changes), given)
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_model_that_was_not_judged_is_never_called_promoted(tmp_path: Path, promoted: bool) -> None:
+    if promoted:
+        with pytest.raises(UserError, match="verdict is on 'hymirec'; 'popularity' was not judged") as error:
+            assemble(default_model="popularity")
+        assert "evaluation.promotion.model=popularity" in error.value.mend
+    asked = parameters(default_model="popularity", package="this_run")
+    assemble(promoted=promoted, default_model="popularity", package="this_run").save(tmp_path / "bundle")
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert manifest.default_model == "popularity"
+    assert manifest.created_from["promotion"] == nodes.NOT_PROMOTED
+    assert not nodes.measure_bundle(tmp_path / "bundle", evaluation(promoted), asked)["promoted"]
 
 
 def test_a_run_that_is_not_promoted_leaves_the_incumbent_byte_by_byte(
@@ -134,6 +149,17 @@ def test_without_an_incumbent_to_keep_the_reasons_are_an_error(tmp_path: Path) -
     parts().save(tmp_path / "bundle")
     (tmp_path / "bundle" / "items.jsonl").unlink()
     with pytest.raises(UserError, match=r"cannot be kept.*items\.jsonl") as error:
+        assemble(tmp_path / "bundle", promoted=False)
+    assert "packaging.package=this_run" in error.value.mend
+
+
+def test_an_incumbent_whose_models_cannot_be_used_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise TypeError("unexpected keyword argument 'depth'")
+
+    parts().save(tmp_path / "bundle")
+    monkeypatch.setattr("prismrec.evaluation.promotion.load_rankers", refuse)
+    with pytest.raises(UserError, match=r"cannot be kept\..*'depth'") as error:
         assemble(tmp_path / "bundle", promoted=False)
     assert "packaging.package=this_run" in error.value.mend
 

@@ -59,7 +59,7 @@ def test_every_user_once_with_half_of_a_short_history_as_targets(window: int) ->
         assert cut + ahead <= events, "validation and test events are never targets"
 
 
-@pytest.mark.parametrize("events", [5, 8, 40])
+@pytest.mark.parametrize("events", [5, 8, 27])
 def test_cuts_are_drawn_anew_each_epoch(events: int) -> None:
     """Also in short histories, of which most catalogues have most: else half their events are never predicted."""
     made = task(Walks([events + 2]))

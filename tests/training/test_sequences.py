@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prismrec.errors import UserError
 from prismrec.models.events import UNKNOWN_GAP, EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.training.sequences import UNTIMED_SHARE, Crops, bucketed_batches, random_crops
@@ -128,7 +129,7 @@ def test_seen_items_and_items_not_recommendable_are_out_of_the_ranking() -> None
 
 def test_validation_ranks_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """In chunks, with users sorted by length inside."""
-    monkeypatch.setattr("prismrec.training.sequences.VALIDATION_CHUNK", 7)
+    monkeypatch.setattr("prismrec.retrieval.chunks.MOST_USERS", 7)
     world = Walks(random_lengths(40))
     table = torch.randn(40, NUM_ITEMS, generator=torch.Generator().manual_seed(0))
     gains = []
@@ -175,6 +176,30 @@ def test_nobody_to_validate_on_is_a_bug() -> None:
     world.validation_ends = world.validation_starts
     with pytest.raises(AssertionError, match="nobody to validate on"):
         world.data().validate(Scripted(lambda user, end: torch.zeros(NUM_ITEMS)))
+
+
+def test_nobody_with_a_new_target_is_for_the_user_to_mend() -> None:
+    world = Walks([8] * 6)
+    for offset, end in zip(world.offsets[:-1], world.validation_starts, strict=True):
+        world.items[offset + end] = world.items[offset]
+    with pytest.raises(UserError, match=r"in its user's history[\s\S]*sequence_building\.repeats"):
+        world.data()
+
+
+def test_validation_scores_no_more_than_a_ranker_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Walks([8] * 60)
+    sizes = []
+
+    class Holding(Scripted):
+        held = 5
+
+        def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(users_B))
+            return super().scores(events, users_B, ends_B)
+
+    monkeypatch.setattr("prismrec.retrieval.chunks.SCORES", 11 * 5 * NUM_ITEMS)
+    world.data().validate(Holding(lambda user, end: torch.zeros(NUM_ITEMS)))
+    assert max(sizes) == 11
 
 
 def test_the_validation_sample_is_fixed_by_the_seed() -> None:

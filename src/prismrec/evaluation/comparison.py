@@ -1,7 +1,8 @@
 """All models on the same cases: every figure of the evaluation, with intervals, and every pair of models compared.
 
-Accuracy comes from the targets' places among the whole catalogue, the rest from the first hundred of the list. Each
-user's value is kept until the end, so that means, intervals and paired differences rest on the same numbers.
+Accuracy comes from the targets' places among the whole catalogue, the rest from the first hundred of the list. Of the
+test, one value a user, metric and row is kept until the end, so that means, intervals and paired differences rest on
+the same numbers; of other parts only accuracy is asked for, and only its means are kept.
 
 Notable: coverage, Gini and popularity lift belong to all lists together and have no value a user, hence no interval.
 How far a user's interests lie apart, and what a list of fewer interests is worth, is measured on a sample of the cases
@@ -17,22 +18,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from prismrec.evaluation.evaluate import Ranked, evaluate
 from prismrec.evaluation.intervals import bootstrap_means
-from prismrec.evaluation.protocols import Cases, History, count
+from prismrec.evaluation.protocols import Cases, History
 from prismrec.metrics.diversity import category_diversity, text_diversity
 from prismrec.metrics.exposure import exposure_metrics, history_popularity, novelty, popularity_lift
 from prismrec.metrics.interests import cells_hit, effective_rank, interest_cosine, new_interest_recall, new_interests
-from prismrec.metrics.ranking import CUTOFFS, METRICS, per_user_metrics
+from prismrec.metrics.ranking import CUTOFFS, per_user_metrics, ranking_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker, ServedRanker
+from prismrec.retrieval.chunks import chunk_size
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of interests of the accuracy-diversity curve
-INTEREST_CHUNK = 128  # users whose interests are held at once
 
 
 class Facts(NamedTuple):
@@ -41,7 +43,7 @@ class Facts(NamedTuple):
     recommendable_N: Tensor
     counts_N: np.ndarray  # training events
     text_ND: np.ndarray  # text embeddings
-    categories_NM: np.ndarray  # bool
+    categories_NM: sp.csr_matrix  # an entry for every category that an item has
     cells_N: np.ndarray  # cell of the dictionary
 
 
@@ -78,7 +80,7 @@ class Settings(NamedTuple):
 
 
 class Part(NamedTuple):
-    """All rows on the validation or on the test cases."""
+    """All rows on one set of cases."""
 
     rows: Mapping[str, Row]
     cases: Cases
@@ -88,13 +90,32 @@ class Part(NamedTuple):
 
 def measure(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: History, progress: Progress = iter) -> Part:
     """Rank all cases with every row, and measure the lists."""
+    ranked = _ranked(rows, cases, facts.recommendable_N, history, progress)
+    measured = {name: _measured(ranked[name], cases, row.events, facts) for name, row in rows.items()}
+    return Part(rows, cases, ranked, measured)
+
+
+def accuracy(
+    rows: Mapping[str, Row], cases: Cases, recommendable_N: Tensor, history: History, progress: Progress = iter
+) -> dict[str, dict[str, float]]:
+    """The figures that come from the targets' places alone, as means over users, by row; no lists are made."""
+    ranked = _ranked(rows, cases, recommendable_N, history, progress, lists=False)
+    return {name: ranking_metrics(ranked[name].ranks, CUTOFFS) for name in rows}
+
+
+def _ranked(
+    rows: Mapping[str, Row],
+    cases: Cases,
+    recommendable_N: Tensor,
+    history: History,
+    progress: Progress,
+    lists: bool = True,
+) -> dict[str, Ranked]:
     ranked: dict[str, Ranked] = {}
     for group in _by_events(rows):
         rankers = {name: rows[name].ranker for name in group}
-        events = rows[group[0]].events
-        ranked |= evaluate(rankers, events, cases, facts.recommendable_N, history, progress)
-    measured = {name: _measured(ranked[name], cases, row.events, facts) for name, row in rows.items()}
-    return Part(rows, cases, ranked, measured)
+        ranked |= evaluate(rankers, rows[group[0]].events, cases, recommendable_N, history, progress, lists)
+    return ranked
 
 
 def _by_events(rows: Mapping[str, Row]) -> list[list[str]]:
@@ -141,14 +162,14 @@ def sample(cases: Cases, size: int, seed: int) -> Cases:
 
 
 @torch.inference_mode()
-def interest_spread(row: Row, cases: Cases) -> dict[str, float]:
+def interest_spread(row: Row, cases: Cases, num_items: int) -> dict[str, float]:
     """Mean effective rank and mean pairwise cosine of the users' interests; nothing for a model of one interest."""
     if row.ranker.num_interests < 2:
         return {}
-    ranks, cosines = [], []
-    for start in range(0, len(cases.users_C), INTEREST_CHUNK):
-        users_B = torch.as_tensor(cases.users_C[start : start + INTEREST_CHUNK])
-        ends_B = torch.as_tensor(cases.starts_C[start : start + INTEREST_CHUNK])
+    ranks, cosines, size = [], [], chunk_size(num_items, row.ranker.held)
+    for start in range(0, len(cases.users_C), size):
+        users_B = torch.as_tensor(cases.users_C[start : start + size])
+        ends_B = torch.as_tensor(cases.starts_C[start : start + size])
         vectors_BKD = row.ranker.interest_vectors(row.events, users_B, ends_B)
         assert vectors_BKD is not None, "a model of several interests has their vectors"
         ranks.append(effective_rank(vectors_BKD))
@@ -165,12 +186,20 @@ class _Strongest(Ranker):
     def __init__(self, ranker: ServedRanker, number: int) -> None:
         self.ranker, self.num_interests, self.name = ranker, number, ranker.name
 
+    @property
+    def held(self) -> int:
+        """All interests are scored before the strongest are taken."""
+        return self.ranker.held
+
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         return self.ranker.strongest(events, users_B, ends_B, self.num_interests)
 
 
 def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: History) -> list[dict[str, Any]]:
-    """Accuracy, diversity and coverage of lists made of each user's one, two, … strongest interests, as served."""
+    """Accuracy, diversity and coverage of lists made of each user's one, two, … strongest interests, as served.
+
+    The last point of a model is of all interests that it shows.
+    """
     figures = ("hr@10", "ndcg@10", "diversity_text@10", "diversity_category@10", "coverage@10")
     curve: list[dict[str, Any]] = []
     for name, row in rows.items():
@@ -187,13 +216,11 @@ def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, history:
 
 def intervals(measured: Mapping[str, Measured], draws: int, seed: int) -> dict[str, dict[str, list[float]]]:
     """95 % bootstrap interval of every figure that has a value a user, the same draws for all models."""
-    columns = [(name, metric) for name, row in measured.items() for metric in row.values]
-    values_CM = np.stack([measured[name].values[metric] for name, metric in columns], axis=1)
-    low_M, high_M = bootstrap_means(values_CM, draws, seed)
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in measured}
-    for (name, metric), low, high in zip(columns, low_M.tolist(), high_M.tolist(), strict=True):
-        if not math.isnan(low):
-            found[name][metric] = [low, high]
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, row in measured.items():  # one by one: the seed draws the same users, and memory holds one row's columns
+        low_M, high_M = bootstrap_means(np.stack(list(row.values.values()), axis=1), draws, seed)
+        ends = zip(row.values, low_M.tolist(), high_M.tolist(), strict=True)
+        found[name] = {metric: [low, high] for metric, low, high in ends if not math.isnan(low)}
     return found
 
 
@@ -202,37 +229,43 @@ def paired_differences(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Every model against every other on the same users: reference -> model -> difference, low, high."""
     names = list(measured)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    if not pairs:
-        return {names[0]: {}}
-    difference_CM = np.stack([measured[b].values[metric] - measured[a].values[metric] for a, b in pairs], axis=1)
-    low_M, high_M = bootstrap_means(difference_CM, draws, seed)
-    mean_M = np.nanmean(difference_CM, axis=0)
     against: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
-    for (a, b), mean, low, high in zip(pairs, mean_M.tolist(), low_M.tolist(), high_M.tolist(), strict=True):
-        against[a][b] = {"difference": mean, "low": low, "high": high}
-        against[b][a] = {"difference": -mean, "low": -high, "high": -low}
+    for place, a in enumerate(names[:-1]):
+        others = names[place + 1 :]
+        difference_CM = np.stack([measured[b].values[metric] - measured[a].values[metric] for b in others], axis=1)
+        low_M, high_M = bootstrap_means(difference_CM, draws, seed)
+        means = np.nanmean(difference_CM, axis=0).tolist()
+        for b, mean, low, high in zip(others, means, low_M.tolist(), high_M.tolist(), strict=True):
+            against[a][b] = {"difference": mean, "low": low, "high": high}
+            against[b][a] = {"difference": -mean, "low": -high, "high": -low}
     return against
 
 
-def figures(validation: Part, test: Part, facts: Facts, settings: Settings) -> dict[str, Any]:
-    """The figures of all rows as plain data: "cases", "models", "intervals", "paired" and "interest_curve"."""
+def figures(
+    validation: Mapping[str, Mapping[str, float]], test: Part, facts: Facts, settings: Settings
+) -> dict[str, Any]:
+    """The figures of all rows as plain data: "models", "intervals", "paired" and "interest_curve".
+
+    Args:
+        validation: rows' accuracy on the validation cases.
+        test: all rows on the test cases.
+        facts: what is known of the items.
+        settings: how figures are made.
+    """
     sampled = sample(test.cases, settings.sample, settings.seed)
     models: dict[str, dict[str, Any]] = {}
     for name, row in test.rows.items():
-        row_validation = accuracy(validation.measured[name]) if name in validation.rows else {}
         models[name] = {
             "label": row.label,
             "family": row.family,
             "time": row.time,
             "interests": row.ranker.num_interests,
             **test.measured[name].means(),
-            **interest_spread(row, sampled),
-            **{f"validation_{key}": value for key, value in row_validation.items()},
+            **interest_spread(row, sampled, len(facts.recommendable_N)),
+            **{f"validation_{key}": value for key, value in validation.get(name, {}).items()},
         }
     return {
         "cutoffs": list(CUTOFFS),
-        "cases": {"validation": count(validation.cases), "test": count(test.cases)},
         "models": models,
         "intervals": intervals(test.measured, settings.draws, settings.seed),
         "paired": {
@@ -241,8 +274,3 @@ def figures(validation: Part, test: Part, facts: Facts, settings: Settings) -> d
         },
         "interest_curve": interest_curve(test.rows, sampled, facts, settings.history),
     }
-
-
-def accuracy(measured: Measured) -> dict[str, float]:
-    """The figures that come from the targets' places alone."""
-    return {name: value for name, value in measured.means().items() if name.split("@")[0] in METRICS}

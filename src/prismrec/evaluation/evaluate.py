@@ -1,9 +1,9 @@
 """Full ranking of all cases by every ranker, whatever the protocol.
 
 Each ranker scores a chunk of users once; from these scores come the targets' places, ties and all, and the first
-LENGTH items of the list. Notable: a chunk holds so many users that users × interests × items stay within SCORES, and
-never more than MOST_USERS, which bounds what models keep for the users' histories; so memory does not depend on the
-number of users, and the catalogue's part of it is bounded down to one user at a time.
+LENGTH items of the list, where lists are wanted. Notable: scores are held for one chunk of users at a time
+(`retrieval.chunks`), so working memory is bounded whatever users × items, down to one user at a time. What is kept
+grows with the cases: places of the targets, and LENGTH items a case and ranker.
 
 Shapes: B users of a chunk, N items, T targets, C cases.
 """
@@ -21,23 +21,17 @@ from prismrec.evaluation.protocols import Cases, History
 from prismrec.metrics.ranking import TargetRanks, concatenate, rank_targets
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
+from prismrec.retrieval.chunks import chunk_size
 from prismrec.retrieval.topk import exclude, top_k
 
 LENGTH = 100  # items of a kept list: the largest cutoff
-SCORES = 2**26  # scores of all interests held at once: 256 MiB in float32
-MOST_USERS = 128
 
 
 class Ranked(NamedTuple):
     """What one ranker made of all cases."""
 
     ranks: TargetRanks  # in the cases' order and width
-    lists_CK: np.ndarray  # int32 [C, LENGTH], best first; -1 where nothing is left to recommend
-
-
-def chunk_size(num_items: int, num_interests: int) -> int:
-    """Users ranked at once."""
-    return min(MOST_USERS, max(1, SCORES // (num_items * num_interests)))
+    lists_CK: np.ndarray  # int32 [C, LENGTH], best first; -1 where nothing is left to recommend; [C, 0] without lists
 
 
 @torch.inference_mode()
@@ -48,6 +42,7 @@ def evaluate(
     recommendable_N: Tensor,
     history: History,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    lists: bool = True,
 ) -> dict[str, Ranked]:
     """Rank every case with every ranker.
 
@@ -58,14 +53,15 @@ def evaluate(
         recommendable_N: bool; other items are never recommended.
         history: "filtered": seen items are not recommended either; "kept": they may be.
         progress: wraps the iterable of chunks, for a progress bar.
+        lists: whether lists are made; the targets' places do without.
     """
     assert len(cases.users_C), "no case to rank"
     assert recommendable_N[torch.as_tensor(cases.targets_CT[cases.mask_CT])].all(), (
         "a target that may not be recommended"
     )
-    size = chunk_size(len(recommendable_N), max((ranker.num_interests for ranker in rankers.values()), default=1))
+    size = chunk_size(len(recommendable_N), max((ranker.held for ranker in rankers.values()), default=1))
     ranks: dict[str, list[TargetRanks]] = {name: [] for name in rankers}
-    lists: dict[str, list[np.ndarray]] = {name: [] for name in rankers}
+    best: dict[str, list[np.ndarray]] = {name: [] for name in rankers}
     for start in progress(range(0, len(cases.users_C), size)):
         chunk = slice(start, start + size)
         users_B, ends_B = torch.as_tensor(cases.users_C[chunk]), torch.as_tensor(cases.starts_C[chunk])
@@ -74,14 +70,16 @@ def evaluate(
         for name, ranker in rankers.items():
             scores_BN = exclude(ranker.scores(events, users_B, ends_B), seen, recommendable_N)
             ranks[name].append(rank_targets(scores_BN, targets_BT, mask_BT))
-            lists[name].append(_best(scores_BN))
-    return {name: Ranked(concatenate(ranks[name]), np.concatenate(lists[name])) for name in rankers}
+            best[name].append(_best(scores_BN, LENGTH if lists else 0))
+    return {name: Ranked(concatenate(ranks[name]), np.concatenate(best[name])) for name in rankers}
 
 
-def _best(scores_BN: Tensor) -> np.ndarray:
-    """The first items of every list, int32 [B, LENGTH]; -1 where no item is left."""
-    items_Bk = top_k(scores_BN, LENGTH)
+def _best(scores_BN: Tensor, length: int) -> np.ndarray:
+    """The first items of every list, int32 [B, length]; -1 where no item is left."""
+    lists_BK = np.full((len(scores_BN), length), -1, np.int32)
+    if not length:
+        return lists_BK
+    items_Bk = top_k(scores_BN, length)
     items_Bk = items_Bk.where(scores_BN.gather(1, items_Bk) > -torch.inf, -1)
-    lists_BK = np.full((len(items_Bk), LENGTH), -1, np.int32)
     lists_BK[:, : items_Bk.shape[1]] = items_Bk.numpy()
     return lists_BK

@@ -1,8 +1,9 @@
 """The model card: what a run's models are, what they were made from, how well they do, and where they do not.
 
 The headings follow Mitchell et al. (2019), "Model Cards for Model Reporting". Every figure comes from the run; what
-the limits say of weak slices is found by rule (our choice): a slice is weak where the upper end of the candidate's
-interval lies below its overall figure.
+the limits say of weak slices is found by rule (our choice): a slice of at least MIN_CASES cases is weak where the
+upper end of the candidate's interval lies below its overall figure. Parameters of the models are those of the models
+themselves, not of the configuration of now, which may have changed since they were trained.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prismrec.evaluation.promotion import COLD_ITEMS, MIN_CASES
 from prismrec.evaluation.report import as_table
 from prismrec.evaluation.rows import TIME_FREE_SUFFIX, flat, interval_of, number, ranked_by, span
 
@@ -25,13 +27,19 @@ request, and as several lists, one an interest. Not for decisions about people: 
 similar histories, not what is good for somebody. No personal feature is read but the history and its times."""
 
 
-def model_card(report: Mapping[str, Any], data: Mapping[str, Any], split: Mapping[str, Any]) -> str:
+def model_card(
+    report: Mapping[str, Any],
+    data: Mapping[str, Any],
+    split: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> str:
     """The card of a run's models as Markdown.
 
     Args:
         report: the evaluation's figures, with its verdict.
         data: `data_validation_metrics`.
         split: `sequence_building_metrics`.
+        configs: the parameters of every trained model, by its catalog name.
     """
     promotion = report["promotion"]
     parts = [
@@ -43,6 +51,7 @@ def model_card(report: Mapping[str, Any], data: Mapping[str, Any], split: Mappin
         f"## Figures\n\n{_headline(report)}\n\n{_demoted(as_table(report))}",
         f"## Limits\n\n{_limits(report)}",
         f"## Guards\n\n{_guards(promotion)}",
+        f"## Parameters of the models\n\n{_configs(configs)}",
         f"## Parameters of the evaluation\n\n{_parameters(report)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -91,6 +100,8 @@ def _headline(report: Mapping[str, Any]) -> str:
 def _limits(report: Mapping[str, Any]) -> str:
     name = report["promotion"]["candidate"]
     lines = [f"- weak slice: {text}" for text in _weak_slices(report, name)]
+    if small := sum(part["cases"] < MIN_CASES for part in _ordinary(report)):
+        lines.append(f"- slices of fewer than {MIN_CASES} cases, which say nothing: {small}")
     lines += _cold_items(report, name)
     free = report["models"].get(f"{name}{TIME_FREE_SUFFIX}")
     if free is not None:
@@ -110,19 +121,24 @@ def _limits(report: Mapping[str, Any]) -> str:
 def _weak_slices(report: Mapping[str, Any], name: str) -> list[str]:
     overall = report["models"][name][SLICE_METRIC]
     found = []
-    for part in report["slices"]:
+    for part in _ordinary(report):
         value, low, high = part["models"][name][SLICE_METRIC]
-        if high < overall and part["slice"] != "cold_items":
+        if high < overall and part["cases"] >= MIN_CASES:
             kind = part["slice"].replace("_", " ")
             ends = f"{SLICE_METRIC} {number(value)} {span((low, high))}"
             found.append(f"{kind}, {part['label']}: {ends}, {part['cases']:,} cases (overall {number(overall)})")
     return found
 
 
+def _ordinary(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All slices but the cold items, which have a line of their own."""
+    return [part for part in report["slices"] if part["slice"] != COLD_ITEMS]
+
+
 def _cold_items(report: Mapping[str, Any], name: str) -> list[str]:
     lines = []
     for part in report["slices"]:
-        if part["slice"] == "cold_items":
+        if part["slice"] == COLD_ITEMS:
             value, low, high = part["models"][name]["recall@10"]
             figures = f"recall@10 {number(value)} {span((low, high))}, {part['cases']:,} cases"
             lines.append(f"- cold items ({part['label']}): {figures}")
@@ -141,9 +157,17 @@ def _guards(promotion: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _configs(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        f"- {model.replace('_', ' ')}: " + ", ".join(f"{name} {value}" for name, value in flat(values).items())
+        for model, values in configs.items()
+    ]
+    return "\n".join([*lines, "\nHow each was trained stands in the record of its stage, `08_reporting/manifests/`."])
+
+
 def _parameters(report: Mapping[str, Any]) -> str:
     lines = "\n".join(f"{name}: {value}" for name, value in flat(report["settings"]).items())
-    return f"Those of the models stand in the `config.json` of each.\n\n```\n{lines}\n```"
+    return f"```\n{lines}\n```"
 
 
 def _demoted(table: str) -> str:

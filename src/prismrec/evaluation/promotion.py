@@ -7,7 +7,10 @@ guards alone decide. Our choices:
 - The candidate is chosen on validation, and only the verdict looks at test.
 - An incumbent that cannot be read is not comparable, and nothing is promoted over it: a person has to say so
   (`packaging.package: this_run`).
-- Cold items are few, so their guard breaks only when the upper end of the candidate's interval is below the limit.
+- Cold items are few, so their guard breaks only when the upper end of the candidate's interval is below the limit,
+  and not at all below MIN_CASES: the bootstrap of a few zeros is the interval [0, 0], which means nothing.
+- Guards against collapse do not apply to GemiRec: its interests are centres of distinct cells, so their distances
+  describe the dictionary, which utilisation guards.
 - The incumbent answers as its bundle would: it does not know items that came later, neither in histories nor to
   recommend, and a user of whom it knows nothing gets its popular items.
 """
@@ -15,25 +18,28 @@ guards alone decide. Our choices:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from prismrec.artifacts.bundle import POPULARITY, read_bundle
+from prismrec.artifacts.bundle import POPULARITY, Bundle, read_bundle
 from prismrec.errors import UserError
 from prismrec.models.events import EventTable
-from prismrec.models.rankers import Ranker, load_rankers
+from prismrec.models.rankers import GEMIREC, Ranker, ServedRanker, load_rankers
 from prismrec.parameters.promotion import PromotionParameters, ServedModel
 
 INCUMBENT = "incumbent"  # its row in every table
 COVERAGE = "coverage@10"
 COLD_ITEMS, COLD_RECALL = "cold_items", "recall@10"
-# What reading models of another version of the code may raise; the bundle's checksums were right.
-OTHER_VERSION = (UserError, KeyError, RuntimeError, TypeError)
+MIN_CASES = 30  # a slice of fewer cases is not judged, our choice
+# What models of another version of the code may raise when they are read or used; the bundle's checksums were right.
+OTHER_VERSION = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 class Incumbent(NamedTuple):
@@ -67,6 +73,11 @@ class IncumbentRanker(Ranker):
         self.reads_time = ranker.reads_time
         self._cut: tuple[EventTable, EventTable, Tensor] | None = None
 
+    @property
+    def held(self) -> int:
+        """What the model needs."""
+        return self.ranker.held
+
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Scores of the known items [B, N], -inf for the appended ones."""
         kept, before_E1 = self._known_events(events)
@@ -90,12 +101,12 @@ class IncumbentRanker(Ranker):
         return self._cut[1:]
 
 
-def read_incumbent(folder: Path | None, num_items: int) -> Incumbent | None:
+def read_incumbent(folder: Path | None, items: Sequence[str]) -> Incumbent | None:
     """The incumbent of a workspace, or None where nothing has been packaged yet.
 
     Args:
         folder: the bundle that was packaged last.
-        num_items: items known now; indices of items never change, new ones are appended.
+        items: ids of the items known now, in the order of their indices.
     """
     if folder is None:
         return None
@@ -105,33 +116,64 @@ def read_incumbent(folder: Path | None, num_items: int) -> Incumbent | None:
         return Incumbent("", "", "", None, error.what)
     model, split_hash = bundle.manifest.default_model, bundle.manifest.created_from.get("split_hash", "")
     try:
-        ranker = incumbent_ranker(folder, num_items)
-    except OTHER_VERSION as error:
-        reason = error.what if isinstance(error, UserError) else f"This version cannot read its models: {error}"
-        return Incumbent(model, bundle.version, split_hash, None, " ".join(reason.split()))
+        ranker = incumbent_ranker(bundle, items)
+    except UserError as error:
+        return Incumbent(model, bundle.version, split_hash, None, error.what)
     return Incumbent(model, bundle.version, split_hash, ranker, "")
 
 
-def incumbent_ranker(folder: Path, num_items: int) -> IncumbentRanker:
+def incumbent_ranker(bundle: Bundle, items: Sequence[str]) -> IncumbentRanker:
     """The default model of a bundle, as a ranker of the catalogue of now.
 
     Args:
-        folder: the bundle.
-        num_items: items known now.
+        bundle: the incumbent.
+        items: ids of the items known now, in the order of their indices; new ones come after the bundle's.
 
     Raises:
-        UserError: the bundle is damaged, or knows more items than there are.
+        UserError: the bundle is of another catalogue, or its models cannot be used.
     """
-    bundle, rankers = read_bundle(folder), load_rankers(folder)
     known = len(bundle.items)
-    if known > num_items:
+    if known > len(items):
         raise UserError(
-            f"It knows {known:,} items, the workspace {num_items:,}: they are not of one catalogue.", str(folder)
+            f"It knows {known:,} items, the workspace {len(items):,}: they are not of one catalogue.",
+            str(bundle.folder),
         )
+    for item, now in zip(bundle.items, items, strict=False):
+        if item.item_id != now:
+            raise UserError(
+                f"Its item {item.item_index} is {item.item_id!r}, the workspace's is {now!r}: the catalogue was made "
+                "anew, and its indices mean other items.",
+                str(bundle.folder),
+            )
+    rankers = usable_rankers(bundle)
+    return IncumbentRanker(rankers[bundle.manifest.default_model], rankers[POPULARITY], known, len(items) - known)
+
+
+def usable_rankers(bundle: Bundle) -> dict[str, ServedRanker]:
+    """All rankers of a bundle, after each has answered a history of one event.
+
+    Raises:
+        UserError: there is none of its default model, or this version of the code cannot read or use one.
+    """
+    try:
+        rankers = load_rankers(bundle.folder)
+        for ranker in rankers.values():
+            _try_out(ranker)
+    except OTHER_VERSION as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"This version cannot use its models: {reason}", str(bundle.folder)) from error
     default = bundle.manifest.default_model
     if default not in rankers:
-        raise UserError(f"It has no parts of its default model {default!r}.", str(folder))
-    return IncumbentRanker(rankers[default], rankers[POPULARITY], known, num_items - known)
+        raise UserError(f"It has no parts of its default model {default!r}.", str(bundle.folder))
+    return rankers
+
+
+@torch.inference_mode()
+def _try_out(ranker: ServedRanker) -> None:
+    """Ask once as evaluation does, and once as the service does."""
+    item, time = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    ranker.scores(EventTable(np.array([0, 1]), item, time), torch.tensor([0]), torch.tensor([1]))
+    ranker.rank(item, time, None)
 
 
 def verdict(report: Mapping[str, Any], incumbent: Incumbent | None, parameters: PromotionParameters) -> dict[str, Any]:
@@ -230,6 +272,8 @@ def _comparison(
         reasons.append(
             "The incumbent was made on another split: it may have seen test events, or lack training events."
         )
+    if incumbent.model == POPULARITY:
+        reasons.append("The incumbent counts all events, those of the test too: its figures are a little too good.")
     return beats, found, reasons
 
 
@@ -248,9 +292,14 @@ def _guards(report: Mapping[str, Any], candidate: str, parameters: PromotionPara
 
 
 def _collapse(row: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
-    if "interest_cosine" not in row:
+    why = ""
+    if candidate == GEMIREC:
+        why = "gemirec's interests are centres of distinct cells of the dictionary, which utilisation guards"
+    elif "interest_cosine" not in row:
+        why = f"{candidate} has one interest"
+    if why:
         for guard in ("interest_cosine", "effective_rank"):
-            yield _not_applicable(guard, f"{candidate} has one interest")
+            yield _not_applicable(guard, why)
         return
     cosine, limit = row["interest_cosine"], parameters.max_interest_cosine
     yield {
@@ -272,6 +321,11 @@ def _cold_items(report: Mapping[str, Any], candidate: str, parameters: Promotion
     models = found[0]["models"]
     if INCUMBENT not in models:
         return _not_applicable("cold_recall", "there is no incumbent to compare with")
+    cases = found[0]["cases"]
+    if cases < MIN_CASES:
+        return _not_applicable(
+            "cold_recall", f"{cases} cases of cold items, fewer than {MIN_CASES}, are left to chance"
+        )
     value, _, high = models[candidate][COLD_RECALL]
     limit = parameters.min_cold_recall_share * models[INCUMBENT][COLD_RECALL][0]
     return {

@@ -3,7 +3,7 @@
 Whatever the protocol (`prismrec.data.splits` makes its cut points), a case is a user whose events [start, end) are the
 targets and whose events before start are the history. What differs is the rule on the history:
 - *filtered*: what a user has seen is never recommended. A target that is in the history could not be found, so it is
-  no target, and `left_out` counts it; a user with no target left is no case;
+  no target, and `left_out` counts it; a user with no target left is no case, and `users_left_out` counts them;
 - *kept*: seen items may be recommended, all targets count, and `repeated` says how many of them were in the history.
 
 Shapes: C cases, T targets of the case that has most.
@@ -20,7 +20,11 @@ from prismrec.models.events import EventTable
 
 History = Literal["filtered", "kept"]
 
-TIE_RULE = "Items of equal score stand in every order with equal chance; figures are expectations over these orders."
+TIE_RULE = (
+    "Items of equal score stand in every order with equal chance: HR, Recall, NDCG and MRR, and what counts hits by "
+    "cells, are expectations over these orders. Lists (coverage, Gini, novelty, diversity, popularity lift) take them "
+    "by item index."
+)
 FILTER_RULES = {
     "filtered": "Items of the history are never recommended; targets among them are left out and counted.",
     "kept": "Items of the history may be recommended; targets among them count and are said.",
@@ -36,6 +40,7 @@ class Cases(NamedTuple):
     mask_CT: np.ndarray  # bool; False is padding
     left_out: int  # targets not counted because they are in the history, under "filtered"
     repeated: int  # counted targets that are in the history, under "kept"
+    users_left_out: int  # users all of whose targets are in the history, under "filtered"
 
 
 def make_cases(events: EventTable, starts_U: np.ndarray, ends_U: np.ndarray, history: History) -> Cases:
@@ -62,18 +67,19 @@ def make_cases(events: EventTable, starts_U: np.ndarray, ends_U: np.ndarray, his
         keep_seen=history == "kept",
     )
     some_C = mask_CT.any(1)
-    users_C = users_C[some_C]
+    users_C, users_left_out = users_C[some_C], int((~some_C).sum())
     left_out, repeated = (seen, 0) if history == "filtered" else (0, seen)
-    return Cases(users_C, starts_U[users_C], items_CT[some_C], mask_CT[some_C], left_out, repeated)
+    return Cases(users_C, starts_U[users_C], items_CT[some_C], mask_CT[some_C], left_out, repeated, users_left_out)
 
 
 def count(cases: Cases) -> dict[str, int]:
-    """How many users and targets are counted, and what became of targets that are in the history."""
+    """How many users and targets are counted, and what became of targets, and users, because of the history."""
     return {
         "users": len(cases.users_C),
         "targets": int(cases.mask_CT.sum()),
         "left_out": cases.left_out,
         "repeated": cases.repeated,
+        "users_left_out": cases.users_left_out,
     }
 
 

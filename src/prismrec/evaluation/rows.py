@@ -75,11 +75,16 @@ def span(ends: tuple[float, float] | None, digits: int = 3) -> str:
 
 
 def case_counts(counts: Mapping[str, int]) -> str:
-    """How many cases there are, and what became of targets that are in the history."""
+    """How many cases there are, what became of targets that are in the history, and which users are no case."""
+
+    def named(words: Mapping[str, str]) -> str:
+        return ", ".join(f"{counts[key]:,} {word}" for key, word in words.items() if counts[key])
+
     text = f"{counts['users']:,} users, {counts['targets']:,} targets"
-    extra = [f"{counts[key]:,} {word}" for key, word in (("left_out", "left out"), ("repeated", "repeated and counted"))
-             if counts[key]]  # fmt: skip
-    return text + (f" (targets in the history: {', '.join(extra)})" if extra else ", none of them in the history")
+    targets = named({"left_out": "left out", "repeated": "repeated and counted"})
+    text += f" (targets in the history: {targets})" if targets else ", none of them in the history"
+    users = named({"users_left_out": "with no other target", "users_without_history": "without a history"})
+    return text + (f"; users left out: {users}" if users else "")
 
 
 def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, str]:

@@ -10,7 +10,9 @@ Lists are item numbers, best first, with -1 where a list is shorter.
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 CELLS = 2**24  # numbers held at once: 64 MiB
@@ -45,22 +47,21 @@ def text_diversity(lists_CK: np.ndarray, vectors_ND: np.ndarray, cutoffs: tuple[
 
 
 def category_diversity(
-    lists_CK: np.ndarray, categories_NM: np.ndarray, cutoffs: tuple[int, ...]
+    lists_CK: np.ndarray, categories_NM: sp.csr_matrix, cutoffs: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
     """`diversity_category@k` of every user: [C] float64 each.
 
     Args:
-        categories_NM: bool, which categories an item has.
+        categories_NM: an entry for every category that an item has; values are not read.
     """
-    depth, width = max(cutoffs), categories_NM.shape[1]
+    depth, most = max(cutoffs), int(np.diff(categories_NM.indptr).max(initial=0))
     values = {f"diversity_category@{k}": np.full(len(lists_CK), np.nan) for k in cutoffs}
-    if not categories_NM.any():
+    if not most:
         return values
-    has_NM = torch.as_tensor(categories_NM, dtype=torch.float32)
+    width = min(categories_NM.shape[1], depth * most)  # one list has no more categories
     rows = max(CELLS // (depth * (3 * depth + width)), 1)
     for start in range(0, len(lists_CK), rows):
-        lists_cK = torch.as_tensor(lists_CK[start : start + rows, :depth]).long()
-        has_cKM = has_NM[lists_cK.clamp_min(0)].masked_fill((lists_cK < 0)[:, :, None], 0.0)
+        has_cKM = _own_categories(lists_CK[start : start + rows, :depth], categories_NM)
         size_cK = has_cKM.sum(2)
         common_cKK = has_cKM @ has_cKM.transpose(1, 2)
         union_cKK = size_cK[:, :, None] + size_cK[:, None, :] - common_cKK
@@ -72,3 +73,20 @@ def category_diversity(
             distance_c = torch.where(n_c > 1, 1 - alike_c / pairs_c, torch.nan)
             values[f"diversity_category@{k}"][start : start + rows] = distance_c.numpy()
     return values
+
+
+def _own_categories(lists_cK: np.ndarray, categories_NM: sp.csr_matrix) -> Tensor:
+    """Which categories every item of a list has: [c, K, M] 0 or 1.
+
+    Columns number the categories of each list by themselves, so that M is what one list needs, not the catalogue.
+    """
+    row_P, place_P = np.nonzero(lists_cK >= 0)
+    found_PM = categories_NM[lists_cK[row_P, place_P]]
+    size_P = np.diff(found_PM.indptr)
+    row_E, place_E = np.repeat(row_P, size_P), np.repeat(place_P, size_P)
+    num_categories = categories_NM.shape[1]
+    codes, column_E = np.unique(row_E * num_categories + found_PM.indices, return_inverse=True)
+    column_E = column_E - np.searchsorted(codes, np.arange(len(lists_cK)) * num_categories)[row_E]
+    has_cKM = np.zeros((*lists_cK.shape, column_E.max(initial=-1) + 1), np.float32)
+    has_cKM[row_E, place_E, column_E] = 1.0
+    return torch.from_numpy(has_cKM)

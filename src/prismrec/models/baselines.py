@@ -28,7 +28,7 @@ AGE_DECAY = 0.7  # weight of an event, per event that came after it
 MAX_AGE = 64  # 0.7^64 < 1e-9: older events change no rank
 EASE_RIDGE = 500.0
 EASE_MOST_ITEMS = 10_000  # a dense item × item inverse in float64: four matrices at once, 3.3 GB here
-KNN_MOST_PAIRS = 2_000_000_000  # pairs of items within users' histories
+KNN_MOST_NUMBERS = 200_000_000  # in its item × item matrix: 2.4 GB
 
 
 class CountedEvents:
@@ -103,7 +103,8 @@ class ItemKNNRanker(_DecayedRowsRanker):
     """Cosine of two items' users.
 
     Raises:
-        UserError: the histories are too long to count all pairs.
+        UserError: the matrix may not fit. It has no more numbers than there are pairs of items within histories, and
+            no more than pairs of items of the catalogue.
     """
 
     name = "item_knn"
@@ -111,15 +112,20 @@ class ItemKNNRanker(_DecayedRowsRanker):
     def __init__(self, counted: CountedEvents) -> None:
         user_items = counted.user_items()
         pairs = int((np.diff(user_items.indptr).astype(np.float64) ** 2).sum())
-        if pairs > KNN_MOST_PAIRS:
+        numbers = min(pairs, counted.num_items**2)
+        if numbers > KNN_MOST_NUMBERS:
             raise UserError(
-                f"Item-kNN would count {pairs:,} pairs of items, more than {KNN_MOST_PAIRS:,}.", "item_knn",
+                f"Item-kNN may need a matrix of {numbers:,} numbers, more than {KNN_MOST_NUMBERS:,}.",
+                "item_knn",
                 "It is left out.",
-            )  # fmt: skip
+            )
         together = (user_items.T @ user_items).tocsr()
-        users_N = np.sqrt(np.maximum(together.diagonal(), 1.0))
-        together.setdiag(0.0)
-        self.rows = (sp.diags(1.0 / users_N) @ together @ sp.diags(1.0 / users_N)).tocsr()
+        scale_N = 1.0 / np.sqrt(np.maximum(together.diagonal(), 1.0))
+        row_P = np.repeat(np.arange(counted.num_items, dtype=np.int32), np.diff(together.indptr))
+        together.data *= scale_N[row_P]
+        together.data *= scale_N[together.indices]
+        together.data[together.indices == row_P] = 0.0
+        self.rows = together
 
 
 class EASERanker(_DecayedRowsRanker):

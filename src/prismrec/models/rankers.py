@@ -14,6 +14,7 @@ Shapes: B users, K interests, N items, G cells, D item dimension.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,11 @@ class Ranker(ABC):
     @abstractmethod
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Merged scores [B, N] after each user's first `ends_B` events, at least one; higher is better."""
+
+    @property
+    def held(self) -> int:
+        """Score vectors [N] that are computed at once for a user; sets how many users are scored together."""
+        return self.num_interests
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor | None:
         """The users' interests as unit vectors [B, K, D]; None where the model knows no interests."""
@@ -254,11 +260,21 @@ class GemiRecRanker(ServedRanker):
         self.num_interests = min(head.config.num_interests, int(table.occupied_G.sum()))
         self.centres_GD = _cell_centres(hymirec.items_ND, table)
 
-    def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def held(self) -> int:
+        """Every cell holds as many places as the largest one, and a hidden state."""
+        cells, places = self.table.items_GS.shape
+        return math.ceil(cells * max(places, self.head.config.hidden) / len(self.table.cells_N))
+
+    def _cells(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Refined]:
+        """Log P(m | u) of every cell [B, G], and the recommender's outputs it rests on."""
         recent, refined = self.hymirec.state(events, users_B, ends_B)
+        states = self.posterior(recent, refined.next_BLD, self.hymirec.items_ND, self.table.cells_N)
+        return self.posterior.log_probabilities(states[:, -1]), refined
+
+    def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
+        cells_BG, refined = self._cells(events, users_B, ends_B)
         items_ND = self.hymirec.items_ND
-        states = self.posterior(recent, refined.next_BLD, items_ND, self.table.cells_N)
-        cells_BG = self.posterior.log_probabilities(states[:, -1])
         items_BN = self.head.log_probabilities(refined.next_BLD[:, -1], self.posterior.cells_GE, items_ND, self.table)
         return cells_BG, items_BN
 
@@ -269,7 +285,7 @@ class GemiRecRanker(ServedRanker):
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K, D] unit vectors: mean item vectors of the cells of highest posterior, as many as are shown."""
-        cells_BG, _ = self._parts(events, users_B, ends_B)
+        cells_BG, _ = self._cells(events, users_B, ends_B)
         best_BK = cells_BG.topk(self.num_interests, dim=1).indices
         return self.centres_GD[best_BK]
 

@@ -42,6 +42,10 @@ class EvaluationParameters(StageParameters):
     )
     recent_days: float = Field(gt=0, description="Window of the recent-popularity baseline, days.")
     bootstrap_draws: int = Field(ge=100, le=100_000, description="Draws of users behind every 95 % interval.")
-    curve_users: int = Field(ge=10, description="Cases of the accuracy-diversity curve over the number of interests.")
+    sampled_users: int = Field(
+        ge=10,
+        description="Test cases, drawn at random, that interests are measured on: how far they lie apart (a guard of "
+        "the promotion), and the accuracy-diversity curve over their number.",
+    )
     baselines: BaselineParameters = Field(description="The trained baselines.")
     promotion: PromotionParameters = Field(description="What promotes a run.")

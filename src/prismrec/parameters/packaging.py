@@ -16,5 +16,6 @@ class PackagingParameters(StageParameters):
         "though it was not promoted."
     )
     default_model: Literal["auto", ServedModel] = Field(
-        description="Model that answers when a request names none; `auto` is the candidate of the promotion verdict."
+        description="Model that answers when a request names none; `auto` is the candidate of the promotion "
+        "verdict. Another one needs `package: this_run`, for the verdict is not on it."
     )

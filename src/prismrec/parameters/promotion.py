@@ -29,15 +29,20 @@ class PromotionParameters(BaseModel):
         ge=0, le=1, description="Guard: coverage@10 at least this share of the incumbent's."
     )
     max_interest_cosine: float = Field(
-        ge=-1, le=1, description="Guard against collapse: mean cosine of a user's interests at most this."
+        ge=-1,
+        le=1,
+        description="Guard against collapse: mean cosine of a user's interests at most this; not for `gemirec`.",
     )
     min_effective_rank: float = Field(
-        ge=1, description="Guard against collapse: mean effective rank of a user's interests at least this."
+        ge=1,
+        description="Guard against collapse: mean effective rank of a user's interests at least this; not for "
+        "`gemirec`.",
     )
     min_cold_recall_share: float = Field(
         ge=0,
         le=1,
-        description="Guard: recall@10 of cold items at least this share of the incumbent's, up to its interval.",
+        description="Guard: recall@10 of cold items at least this share of the incumbent's, up to its interval; "
+        "not for fewer than 30 cases.",
     )
     min_utilisation: float = Field(
         ge=0, le=1, description="Guard: every utilisation of codebook and dictionary at least this."

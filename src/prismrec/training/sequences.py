@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from prismrec.data.targets import distinct_targets
+from prismrec.errors import UserError
 from prismrec.metrics.ranking import concatenate, rank_targets, ranking_metrics
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import Ranker
+from prismrec.retrieval.chunks import chunk_size
 from prismrec.retrieval.topk import exclude
 
-VALIDATION_CHUNK = 128  # users scored at once
 UNTIMED_SHARE = 0.1  # users trained on without times, since a request may come without them
 BUCKET_BATCHES = 16  # batches among which crops are sorted by length
 
@@ -52,6 +53,9 @@ class TrainingData:
         num_validation_users: a fixed random sample of so many users with a validation target that is not in their
             history is validated on (all, when there are fewer).
         seed: draws that sample.
+
+    Raises:
+        UserError: every validation target is in its user's history.
     """
 
     def __init__(
@@ -85,8 +89,9 @@ class TrainingData:
         """HR and NDCG at 10 of the validation targets among all items not in the user's history."""
         assert len(self.validation.users_C), "nobody to validate on"
         ranks = []
-        for start in range(0, len(self.validation.users_C), VALIDATION_CHUNK):
-            chunk = slice(start, start + VALIDATION_CHUNK)
+        size = chunk_size(len(self.recommendable_N), ranker.held)
+        for start in range(0, len(self.validation.users_C), size):
+            chunk = slice(start, start + size)
             users_B, ends_B = self.validation.users_C[chunk], self.validation.starts_C[chunk]
             seen = self.events.cut(users_B, torch.zeros_like(ends_B), ends_B)
             scores_BN = exclude(ranker.scores(self.events, users_B, ends_B), seen, self.recommendable_N)
@@ -103,6 +108,12 @@ def _sample_cases(
     offsets, items = events.offsets_U1.cpu().numpy(), events.items_E.cpu().numpy()
     targets = distinct_targets(offsets, items, users, starts_U[users], ends_U[users], keep_seen=False)
     cases = np.flatnonzero(targets.mask_CT.any(1))
+    if len(users) and not len(cases):
+        raise UserError(
+            "Every validation target is in its user's history, and early stopping counts none of these.",
+            "sequence_building.repeats",
+            "Set sequence_building.repeats to first, so that repeated events are no targets.",
+        )
     cases = cases[rng.permutation(len(cases))[:most]]
     # Similar lengths side by side: validation batches are padded too.
     cases = cases[np.argsort(starts_U[users[cases]], kind="stable")]

@@ -120,35 +120,33 @@ def evaluate_models(
     gemirec = gemirec_ranker(hymirec, dictionary, posterior, retrieval, item_cells)
     encoder = LightweightEncoderRanker(lightweight_encoder, torch.from_numpy(item_vectors["vectors"]), recommendable_N)
     trained = trained_rows([encoder, hymirec, gemirec], sasrec, comirec, table)
-    incumbent = promotion.read_incumbent(previous_bundle, len(item_map))
+    incumbent = promotion.read_incumbent(previous_bundle, item_map.get_column("item_id").to_list())
     facts = comparison.Facts(
         recommendable_N,
         _counted(histories, points.train_end_U, len(item_map)).popularity(),
         text_embeddings["embeddings"],
-        _categories(item_map),
+        categories(item_map),
         item_cells["cells"],
     )
-    parts: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    for name, starts_U, ends_U in (
-        ("validation", points.validation_start_U, points.validation_end_U),
-        ("test", points.test_start_U, points.test_end_U),
-    ):
-        heuristics, left_out = heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
-        rows = {**heuristics, **trained}
-        if name == "test" and incumbent is not None and incumbent.ranker is not None:
-            rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
-        cases = protocols.make_cases(table, starts_U, ends_U, parameters.history)
-        parts[name] = comparison.measure(rows, cases, facts, parameters.history, bar(f"ranking {name}"))
+    validation_cases = some_cases(table, points.validation_start_U, points.validation_end_U, parameters.history)
+    cases = some_cases(table, points.test_start_U, points.test_end_U, parameters.history)
+    validation = validation_accuracy(trained, validation_cases, histories, points, table, recommendable_N, parameters)
+    heuristics, left_out = heuristic_rows(
+        histories, points.test_start_U, recommendable_N, table, parameters.recent_days
+    )
+    rows = {**heuristics, **trained}
+    if incumbent is not None and incumbent.ranker is not None:
+        rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
+    test = comparison.measure(rows, cases, facts, parameters.history, bar("ranking test"))
     settings = comparison.Settings(
         parameters.history,
         parameters.promotion.metric,
         parameters.bootstrap_draws,
-        parameters.curve_users,
+        parameters.sampled_users,
         parameters.seed,
     )
     planted = slices.read_planted(planted_truth, item_map, user_map, histories)
-    found_slices = slices.slices(parts["test"].cases, table, facts.counts_N, planted)
+    found_slices = slices.slices(cases, table, facts.counts_N, planted)
     known, (layers, codes, _) = item_vectors["recommendable"], codebook.centroids_LkD.shape
     report = {
         "data_set": parameters.title,
@@ -157,11 +155,13 @@ def evaluate_models(
         "split_hash": sequence_building_metrics["split_hash"],
         "items": int(recommendable_N.sum()),
         "protocol": protocols.describe(sequence_building_metrics["protocol"], parameters.history),
-        **comparison.figures(parts["validation"], parts["test"], facts, settings),
-        "other_history": _other_history(
-            sequence_building_metrics["protocol"], parts["test"], table, points, facts, parameters
-        ),
-        "slices": slices.slice_figures(parts["test"].ranked, found_slices, parameters.bootstrap_draws, parameters.seed),
+        "cases": {
+            "validation": case_figures(validation_cases, "validation", sequence_building_metrics),
+            "test": case_figures(cases, "test", sequence_building_metrics),
+        },
+        **comparison.figures(validation, test, facts, settings),
+        "other_history": other_history(rows, table, points, recommendable_N, sequence_building_metrics, parameters),
+        "slices": slices.slice_figures(test.ranked, found_slices, parameters.bootstrap_draws, parameters.seed),
         "health": {
             "codebook": code_health(item_codes["codes"][known], (codes,) * layers),
             "dictionary": code_health(item_cells["codes"][known], dictionary.sizes),
@@ -170,6 +170,50 @@ def evaluate_models(
         "settings": parameters.model_dump(mode="json"),
     }
     return {**report, "promotion": promotion.verdict(report, incumbent, parameters.promotion)}
+
+
+def some_cases(table: Any, starts_U: np.ndarray, ends_U: np.ndarray, history: Any) -> Any:
+    """The cases of a part.
+
+    Raises:
+        UserError: the rule on the history leaves none.
+    """
+    from prismrec.evaluation.protocols import make_cases
+
+    cases = make_cases(table, starts_U, ends_U, history)
+    if not len(cases.users_C):
+        raise UserError(
+            f"Every target of {cases.users_left_out:,} users is in their history, so there is nothing to find.",
+            "sequence_building.repeats, evaluation.history",
+            "Set sequence_building.repeats to first, so that repeated events are no targets, or evaluation.history to "
+            "kept, so that they may be found.",
+        )
+    return cases
+
+
+def case_figures(cases: Any, part: str, sequence_building_metrics: dict[str, Any]) -> dict[str, int]:
+    """Counts of a part's cases, with the users that the split left out for want of a history."""
+    from prismrec.evaluation.protocols import count
+
+    split: dict[str, int] = sequence_building_metrics["cases"][part]
+    return {**count(cases), "users_without_history": split["users_without_history"]}
+
+
+def validation_accuracy(
+    trained: dict[str, Any],
+    cases: Any,
+    histories: pl.DataFrame,
+    points: SplitPoints,
+    table: Any,
+    recommendable_N: Any,
+    parameters: EvaluationParameters,
+) -> dict[str, dict[str, float]]:
+    """Accuracy of all rows on the validation cases; the heuristics counted for it are dropped on return."""
+    from prismrec.evaluation.comparison import accuracy
+
+    heuristics, _ = heuristic_rows(histories, points.validation_start_U, recommendable_N, table, parameters.recent_days)
+    rows = {**heuristics, **trained}
+    return accuracy(rows, cases, recommendable_N, parameters.history, bar("ranking validation"))
 
 
 def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = False) -> Any:
@@ -222,38 +266,43 @@ def heuristic_rows(
     return rows, left_out
 
 
-def _other_history(
-    split: dict[str, Any],
-    test: Any,
+def other_history(
+    rows: dict[str, Any],
     table: Any,
     points: SplitPoints,
-    facts: Any,
+    recommendable_N: Any,
+    sequence_building_metrics: dict[str, Any],
     parameters: EvaluationParameters,
 ) -> dict[str, Any] | None:
-    """Accuracy under the other rule on histories; None under leave-one-out, whose figures are those of one rule."""
+    """Test accuracy under the other rule on histories; None under leave-one-out, whose figures are those of one rule.
+
+    Where the other rule leaves no case, the counts say so and no row has figures.
+    """
     from prismrec.evaluation import comparison, protocols
 
-    if split["name"] == "leave_one_out":
+    if sequence_building_metrics["protocol"]["name"] == "leave_one_out":
         return None
     other: protocols.History = "kept" if parameters.history == "filtered" else "filtered"
     cases = protocols.make_cases(table, points.test_start_U, points.test_end_U, other)
-    measured = comparison.measure(test.rows, cases, facts, other, bar(f"ranking test, history {other}")).measured
+    models: dict[str, dict[str, float]] = {}
+    if len(cases.users_C):
+        models = comparison.accuracy(rows, cases, recommendable_N, other, bar(f"ranking test, history {other}"))
     return {
         "rule": other,
         "filter": protocols.FILTER_RULES[other],
-        "cases": protocols.count(cases),
-        "models": {name: comparison.accuracy(row) for name, row in measured.items()},
+        "cases": case_figures(cases, "test", sequence_building_metrics),
+        "models": models,
     }
 
 
-def _categories(item_map: pl.DataFrame) -> np.ndarray:
-    """[N, M] bool: which categories an item has, in alphabetical order."""
-    lists = item_map.get_column(CATEGORIES)
-    names = {name: column for column, name in enumerate(sorted(lists.explode().drop_nulls().unique().to_list()))}
-    has_NM = np.zeros((len(item_map), max(1, len(names))), dtype=bool)
-    for item, categories in enumerate(lists.to_list()):
-        has_NM[item, [names[category] for category in categories or ()]] = True
-    return has_NM
+def categories(item_map: pl.DataFrame) -> Any:
+    """[N, M] sparse: an entry for every category that an item has, categories in alphabetical order."""
+    from scipy.sparse import csr_matrix
+
+    pairs = item_map.select(CATEGORIES).with_row_index("item").explode(CATEGORIES).drop_nulls()
+    names, columns = np.unique(pairs.get_column(CATEGORIES).to_numpy(), return_inverse=True)
+    shape = (len(item_map), max(1, len(names)))
+    return csr_matrix((np.ones(len(pairs), dtype=bool), (pairs.get_column("item").to_numpy(), columns)), shape=shape)
 
 
 def render_report(
@@ -277,9 +326,25 @@ def write_model_card(
     evaluation_metrics: dict[str, Any],
     data_validation_metrics: dict[str, Any],
     sequence_building_metrics: dict[str, Any],
-    parameters: EvaluationParameters,
+    codebook: Any,
+    recommender: Any,
+    **models: Any,
 ) -> str:
     """The models of this run in words and figures."""
+    from dataclasses import asdict
+
     from prismrec.evaluation.model_card import model_card
 
-    return model_card(evaluation_metrics, data_validation_metrics, sequence_building_metrics)
+    layers, codes, dim = codebook.centroids_LkD.shape
+    decoder = recommender.backbone.config
+    configs = {
+        "codebook": {"layers": layers, "codes": codes, "dim": dim},
+        "recommender": {
+            **asdict(recommender.config),
+            "hidden": decoder.hidden_size,
+            "layers": decoder.num_hidden_layers,
+            "heads": decoder.num_attention_heads,
+        },
+        **{name: asdict(model.config) for name, model in models.items()},
+    }
+    return model_card(evaluation_metrics, data_validation_metrics, sequence_building_metrics, configs)

@@ -28,6 +28,20 @@ MEASURED = (
     "sequence_building_metrics",
     "previous_bundle",
 )
+# What the model card describes; the node's arguments are called the same.
+DESCRIBED = (
+    "evaluation_metrics",
+    "data_validation_metrics",
+    "sequence_building_metrics",
+    "lightweight_encoder",
+    "codebook",
+    "recommender",
+    "dictionary",
+    "posterior",
+    "retrieval",
+    "sasrec",
+    "comirec",
+)
 CURVES = (
     "lightweight_encoder_curve",
     "llm_recommender_curve",
@@ -66,7 +80,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 nodes.write_model_card,
-                ["evaluation_metrics", "data_validation_metrics", "sequence_building_metrics", PARAMETERS],
+                {name: name for name in DESCRIBED},
                 "model_card",
                 name="write_model_card",
             ),

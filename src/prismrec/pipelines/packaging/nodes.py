@@ -1,9 +1,9 @@
 """Nodes of stage 8: put the models together, try the bundle out, store it and build a Bento from it.
 
 Notable: a run that evaluation did not promote leaves the incumbent in place: its bundle is written again, byte by
-byte, so that the latest bundle, its Bento and its tags stay what they were. BentoML runs in a process of its own (see
-`prismrec.pipelines.packaging.bento`), because building a Bento changes the working directory, the import
-path and global settings of the process it runs in.
+byte, so that the latest bundle, its Bento and its tags stay what they were. Only the model that the verdict is on is
+called promoted. BentoML runs in a process of its own (see `prismrec.pipelines.packaging.bento`), because building a
+Bento changes the working directory, the import path and global settings of the process it runs in.
 """
 
 import logging
@@ -35,6 +35,8 @@ MODEL_PARTS: tuple[str, ...] = (
 )
 # Names of interests, from the stage that has them.
 LABELS: tuple[str, ...] = ("interest_labels",)
+# Said in the manifest.
+PROMOTED, NOT_PROMOTED = "promoted", "not promoted, packaged by packaging.package: this_run"
 # What each model needs to answer. Popularity is counted here, from all histories.
 NEEDED_PARTS: dict[str, frozenset[str]] = {
     "popularity": frozenset({"item_vectors"}),
@@ -70,11 +72,13 @@ def assemble_bundle(
         parts: `MODEL_PARTS` as the catalog loads them.
 
     Raises:
-        UserError: the run is not promoted and there is no incumbent to keep, or the default model's parts are missing.
+        UserError: the run is not promoted and there is no incumbent to keep, or the default model's parts are missing,
+            or the verdict is on another model.
     """
     verdict = evaluation_metrics["promotion"]
     if not _is_packaged(verdict, parameters):
         return _keep(previous_bundle, verdict)
+    default_model = choose_model(verdict, parameters, set(parts))
     columns = ["item_index", "item_id", "title", "categories", "active"]
     items = [
         CatalogueItem(index, item, title or item, tuple(categories or ()), active)
@@ -83,12 +87,12 @@ def assemble_bundle(
     return BundleParts(
         items=items,
         parts={**parts, POPULARITY: {"counts": _popularity(histories, len(items))}},
-        default_model=choose_model(verdict, parameters, set(parts)),
+        default_model=default_model,
         labels=interest_labels or {},
         dictionary_version=parts["dictionary"].version if "dictionary" in parts else None,
         created_from={
             "split_hash": str(evaluation_metrics["split_hash"]),
-            "promotion": "promoted" if verdict["promoted"] else "not promoted, packaged by packaging.package: this_run",
+            "promotion": PROMOTED if _is_promoted(default_model, verdict) else NOT_PROMOTED,
         },
         card=model_card,
     )
@@ -98,13 +102,20 @@ def _is_packaged(verdict: Mapping[str, Any], parameters: PackagingParameters) ->
     return bool(verdict["promoted"]) or parameters.package == "this_run"
 
 
+def _is_promoted(default_model: str, verdict: Mapping[str, Any]) -> bool:
+    """Whether the verdict promotes this very model."""
+    return bool(verdict["promoted"]) and default_model == verdict["candidate"]
+
+
 def _keep(previous_bundle: Path | None, verdict: Mapping[str, Any]) -> KeptBundle:
-    """The incumbent, after a look at whether it is whole."""
+    """The incumbent, after a look at whether it is whole and its models can be used."""
+    from prismrec.evaluation.promotion import usable_rankers
+
     reasons = " ".join(verdict["reasons"])
     if previous_bundle is None:
         raise _nothing_to_keep(f"This run is not promoted, and there is no incumbent to keep. {reasons}")
     try:
-        read_bundle(previous_bundle)
+        usable_rankers(read_bundle(previous_bundle))
     except UserError as error:
         raise _nothing_to_keep(f"This run is not promoted, and the incumbent cannot be kept. {error.what}") from error
     log.warning("This run is not promoted, the incumbent stays packaged. %s", reasons)
@@ -121,10 +132,10 @@ def _nothing_to_keep(what: str) -> UserError:
 
 
 def choose_model(verdict: Mapping[str, Any], parameters: PackagingParameters, parts: set[str]) -> str:
-    """Return the model that answers by default: the named one, or the verdict's candidate.
+    """Return the model that answers by default: the verdict's candidate, or with `this_run` any that is named.
 
     Raises:
-        UserError: the model's parts are not there.
+        UserError: the model's parts are not there, or nobody judged it.
     """
     servable = [name for name, needed in NEEDED_PARTS.items() if needed <= parts]
     wanted: str = verdict["candidate"] if parameters.default_model == "auto" else parameters.default_model
@@ -133,6 +144,12 @@ def choose_model(verdict: Mapping[str, Any], parameters: PackagingParameters, pa
             f"Parts of the model {wanted!r} are missing.",
             "packaging.default_model",
             f"Choose one of: {', '.join(['auto', *servable])}",
+        )
+    if wanted != verdict["candidate"] and parameters.package == "promoted":
+        raise UserError(
+            f"The promotion verdict is on {verdict['candidate']!r}; {wanted!r} was not judged.",
+            "packaging.default_model",
+            f"Have it judged: kedro run --pipelines evaluation,packaging --params evaluation.promotion.model={wanted}",
         )
     return wanted
 
@@ -149,7 +166,7 @@ def measure_bundle(bundle: Path, evaluation_metrics: dict[str, Any], parameters:
     engine.warm_up()
     manifest, verdict = read_bundle(bundle).manifest, evaluation_metrics["promotion"]
     return {
-        "promoted": verdict["promoted"],
+        "promoted": _is_promoted(manifest.default_model, verdict),
         "packaged": "this_run" if _is_packaged(verdict, parameters) else "incumbent",
         "bundle": engine.description.bundle,
         "default_model": manifest.default_model,

@@ -1,0 +1,122 @@
+"""The evaluation stage's own decisions: whose cases count, what is said of the others, what is dropped in between."""
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from prismrec.data.histories import SplitPoints
+from prismrec.errors import UserError
+from prismrec.evaluation.comparison import Row
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import Ranker
+from prismrec.pipelines.evaluation import nodes
+
+ITEMS = 6
+REPEATS = EventTable(np.array([0, 3, 6]), np.array([0, 1, 0, 2, 3, 3]), None)  # both end with an item they had
+NEW = EventTable(np.array([0, 3, 6]), np.array([0, 1, 2, 2, 3, 4]), None)
+POINTS = SplitPoints(*(np.array(point) for point in ([1, 1], [1, 1], [2, 2], [2, 2], [3, 3])))
+METRICS = {"protocol": {"name": "global_time"}, "cases": {"test": {"users": 2, "users_without_history": 4}}}
+ALL = torch.ones(ITEMS, dtype=torch.bool)
+
+
+class Flat(Ranker):
+    """Every item alike."""
+
+    name = "flat"
+
+    def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(users_B), ITEMS)
+
+
+class Parameters:
+    """What the helpers read of the parameters."""
+
+    history = "kept"
+    recent_days = 30.0
+
+
+def flat(events: EventTable) -> dict[str, Row]:
+    return {"flat": Row(Flat(), events, "flat", "baseline", "free")}
+
+
+def test_without_a_target_to_find_the_user_is_told_what_to_change() -> None:
+    starts, ends = POINTS.test_start_U, POINTS.test_end_U
+    with pytest.raises(UserError, match="Every target of 2 users") as told:
+        nodes.some_cases(REPEATS, starts, ends, "filtered")
+    assert "sequence_building.repeats" in str(told.value)
+    assert "evaluation.history" in str(told.value)
+    assert len(nodes.some_cases(REPEATS, starts, ends, "kept").users_C) == 2
+
+
+def test_counts_hold_the_users_that_the_split_left_out() -> None:
+    cases = nodes.some_cases(NEW, POINTS.test_start_U, POINTS.test_end_U, "filtered")
+    assert nodes.case_figures(cases, "test", METRICS) == {
+        "users": 2, "targets": 2, "left_out": 0, "repeated": 0, "users_left_out": 0, "users_without_history": 4,
+    }  # fmt: skip
+
+
+def other(events: EventTable, metrics: dict[str, Any] = METRICS) -> dict[str, Any] | None:
+    return nodes.other_history(flat(events), events, POINTS, ALL, metrics, Parameters())  # type: ignore[arg-type]
+
+
+def test_the_other_rule_has_accuracy_alone() -> None:
+    found = other(NEW)
+    assert found is not None
+    assert found["rule"] == "filtered"
+    assert found["models"]["flat"]["hr@10"] == 1.0
+    assert {name.split("@")[0] for name in found["models"]["flat"]} == {"hr", "recall", "ndcg", "mrr"}
+    assert other(NEW, {**METRICS, "protocol": {"name": "leave_one_out"}}) is None
+
+
+def test_where_the_other_rule_leaves_no_case_the_counts_say_so() -> None:
+    found = other(REPEATS)
+    assert found is not None
+    assert found["models"] == {}
+    assert (found["cases"]["users"], found["cases"]["users_left_out"]) == (0, 2)
+
+
+def test_heuristics_of_validation_are_gone_before_those_of_the_test_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[weakref.ref[Row]] = []
+
+    class Tracked(Flat):
+        pass
+
+    def heuristic_rows(
+        histories: pl.DataFrame, starts_U: np.ndarray, *_: object
+    ) -> tuple[dict[str, Row], dict[str, str]]:
+        assert starts_U is POINTS.validation_start_U
+        ranker = Tracked()
+        made.append(weakref.ref(ranker))
+        return {"popularity": Row(ranker, NEW, "popularity", "heuristic", "free")}, {}
+
+    monkeypatch.setattr(nodes, "heuristic_rows", heuristic_rows)
+    cases = nodes.some_cases(NEW, POINTS.validation_start_U, POINTS.validation_end_U, "filtered")
+    found = nodes.validation_accuracy(
+        flat(NEW),
+        cases,
+        pl.DataFrame(),
+        POINTS,
+        NEW,
+        ALL,
+        Parameters(),  # type: ignore[arg-type]
+    )
+    gc.collect()
+    assert set(found) == {"popularity", "flat"}
+    assert made
+    assert made[0]() is None
+
+
+def test_categories_are_kept_sparse() -> None:
+    lists = [["b", "a"], None, [], ["c", None, "a"]]
+    item_map = pl.DataFrame({"categories": lists}, schema={"categories": pl.List(pl.String)})
+    found = nodes.categories(item_map)
+    assert found.nnz == 4
+    assert found.toarray().tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 1]]
+    assert nodes.categories(item_map.clear(2)).shape == (2, 1)
