@@ -47,7 +47,7 @@ def test_every_stage_left_a_record(demo_workspace: Path) -> None:
 
 def test_every_trained_model_beats_popularity_threefold(report: dict[str, Any]) -> None:
     popularity = report["models"]["popularity"]["ndcg@10"]
-    assert report["cases"] == 2000
+    assert report["cases"]["test"]["users"] == 2000
     for model in ("lightweight_encoder", "hymirec", "gemirec"):
         assert report["models"][model]["ndcg@10"] > 3 * popularity, model
         assert report["models"][model]["coverage@10"] > 3 * report["models"]["popularity"]["coverage@10"]
@@ -55,7 +55,7 @@ def test_every_trained_model_beats_popularity_threefold(report: dict[str, Any]) 
 
 def test_training_improves_on_the_first_epoch(latest: Callable[[str], Path]) -> None:
     for curve in ("lightweight_encoder_curve", "llm_recommender_curve"):
-        epochs = json.loads(latest(f"08_reporting/{curve}.json").read_text())["epochs"]
+        epochs = json.loads(latest(f"06_models/{curve}.json").read_text())["epochs"]
         losses = [epoch["loss"] for epoch in epochs]
         assert losses[-1] < 0.95 * losses[0]
         assert max(e["validation"]["ndcg@10"] for e in epochs) > epochs[0]["validation"]["ndcg@10"]

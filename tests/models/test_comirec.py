@@ -48,7 +48,7 @@ def test_interests_are_those_of_the_paper() -> None:
     model, (items, mask) = small_comirec(), padded([9])
     events_LD = model.items()[items[0]]
     hidden = torch.tanh((events_LD + model.position_LD[:9]) @ model.hidden.weight.T + model.hidden.bias)
-    attention_KL = (hidden @ model.query.weight.T + model.query.bias).T.softmax(1)
+    attention_KL = (hidden @ model.query.weight.T).T.softmax(1)
     assert hidden.shape == (9, 4 * DIM)
     expected = F.normalize(attention_KL @ events_LD, dim=-1)
     torch.testing.assert_close(interests(model, items, mask)[0], expected, atol=1e-5, rtol=0)
