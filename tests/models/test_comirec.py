@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from models.small import DIM, NUM_ITEMS, event_table, item_vectors, randomise
 from prismrec.models import load_model
 from prismrec.models.comirec import ComiRec, ComiRecConfig
-from prismrec.models.sasrec import INITIAL_SCALE, MAX_SCALE
+from prismrec.models.item_table import INITIAL_SCALE, MAX_SCALE
 
 LENGTH = 12
 INTERESTS = 3

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from models.small import DIM, NUM_ITEMS, event_table, item_vectors, randomise
 from prismrec.models import load_model
-from prismrec.models.sasrec import INITIAL_SCALE, MAX_SCALE, SASRec, SASRecConfig
+from prismrec.models.item_table import INITIAL_SCALE, MAX_SCALE
+from prismrec.models.sasrec import SASRec, SASRecConfig
 
 LENGTH = 12
 

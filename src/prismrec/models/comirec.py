@@ -15,17 +15,14 @@ Shapes: B users, L events, Q prefixes, K interests, D item dimension, N items.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prismrec.models.module import SavedModule
-from prismrec.models.sasrec import INITIAL_SCALE, MAX_SCALE, START_NOISE, start_items
+from prismrec.models.item_table import START_NOISE, ItemTable
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class ComiRecConfig:
     dropout: float
 
 
-class ComiRec(SavedModule):
+class ComiRec(ItemTable):
     """K interests a user, pooled by self-attention."""
 
     kind: ClassVar[str] = "comirec"
@@ -48,24 +45,10 @@ class ComiRec(SavedModule):
 
     def __init__(self, config: ComiRecConfig) -> None:
         super().__init__(config)
-        self.item_ND = nn.Parameter(torch.randn(config.num_items, config.dim) * START_NOISE)
         self.position_LD = nn.Parameter(torch.randn(config.length, config.dim) * START_NOISE)
         self.hidden = nn.Linear(config.dim, 4 * config.dim)
         self.query = nn.Linear(4 * config.dim, config.num_interests, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
-
-    def start_from(self, spectral_ND: np.ndarray) -> None:
-        """Item vectors from the transition matrix; rows of zeros keep their noise."""
-        start_items(self.item_ND, spectral_ND)
-
-    @property
-    def scale(self) -> Tensor:
-        """Inverse temperature that turns cosines into logits."""
-        return self.log_scale.exp().clamp_max(MAX_SCALE)
-
-    def items(self) -> Tensor:
-        """Unit item vectors [N, D], for input and output alike."""
-        return F.normalize(self.item_ND, dim=-1)
+        self.log_scale = self._new_scale()
 
     def after(self, items_BLD: Tensor, mask_BL: Tensor, columns_BQ: Tensor) -> Tensor:
         """Interests after Q of the events: [B, Q, K, D], unit length.

@@ -11,20 +11,14 @@ Shapes: B users, L events, D item dimension, N items.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prismrec.models.module import SavedModule
-
-INITIAL_SCALE = 1.0 / 0.05  # inverse temperature, learned from here
-MAX_SCALE = 100.0
-START_NOISE = 0.02  # rows without transitions start from noise of this deviation
+from prismrec.models.item_table import ItemTable
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Block(nn.Module):
         return states_BLD + F.dropout(self.hidden_out(hidden), self.dropout, self.training)
 
 
-class SASRec(SavedModule):
+class SASRec(ItemTable):
     """One vector a user from the latest events."""
 
     kind: ClassVar[str] = "sasrec"
@@ -71,24 +65,10 @@ class SASRec(SavedModule):
 
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__(config)
-        self.item_ND = nn.Parameter(torch.randn(config.num_items, config.dim) * START_NOISE)
         self.position_LD = nn.Parameter(torch.zeros(config.length, config.dim))
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
-
-    def start_from(self, spectral_ND: np.ndarray) -> None:
-        """Item vectors from the transition matrix; rows of zeros keep their noise."""
-        start_items(self.item_ND, spectral_ND)
-
-    @property
-    def scale(self) -> Tensor:
-        """Inverse temperature that turns cosines into logits."""
-        return self.log_scale.exp().clamp_max(MAX_SCALE)
-
-    def items(self) -> Tensor:
-        """Unit item vectors [N, D], for input and output alike."""
-        return F.normalize(self.item_ND, dim=-1)
+        self.log_scale = self._new_scale()
 
     def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """The user's unit vector after every event: [B, L, D]; padded places hold nothing meaningful.
@@ -107,10 +87,3 @@ class SASRec(SavedModule):
         for block in self.blocks:
             states_BLD = block(states_BLD, visible_B1LL)
         return F.normalize(self.norm(states_BLD), dim=-1)
-
-
-def start_items(item_ND: nn.Parameter, spectral_ND: np.ndarray) -> None:
-    """Overwrite the rows that have a spectral vector."""
-    start_ND = torch.as_tensor(spectral_ND)
-    with torch.no_grad():
-        item_ND.copy_(torch.where(start_ND.norm(dim=1, keepdim=True) > 0, start_ND, item_ND))

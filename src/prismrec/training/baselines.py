@@ -7,6 +7,7 @@ logits are corrected by the log of how often they are drawn (logQ), for catalogu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from prismrec.training.losses import catalogue_cross_entropy, sample_columns, sa
 from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, random_crops
 
 
-class BaselineTask:
+class BaselineTask(ABC):
     """What the two share: crops of the events, and the loss over a step's predictions.
 
     Args:
@@ -71,9 +72,9 @@ class BaselineTask:
             )
         return Loss(loss, {})
 
+    @abstractmethod
     def ranker(self) -> Ranker:
         """The model ready to rank."""
-        raise NotImplementedError
 
     def validate(self) -> dict[str, float]:
         """Full ranking of the validation events."""
