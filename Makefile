@@ -64,8 +64,10 @@ viz: install ## Open Kedro-Viz on the eight stages.
 viz-picture: install ## Draw docs/images/pipeline.png anew (needs chromium).
 	$(BIN)/python scripts/viz_picture.py
 
-docs: install ## Write docs/reference/parameters.md anew from the parameter models.
+docs: install ## Write docs/reference/ anew from the parameter models and the data contract.
 	$(BIN)/python scripts/parameter_reference.py
+	$(BIN)/python scripts/contract_reference.py
+	$(BIN)/python scripts/bad_input_reference.py
 
 peer-venvs: ## Create .venv-peers and .venv-recbole, the peers' own environments (benchmarks/README.md).
 	$(PYTHON) -m venv .venv-peers

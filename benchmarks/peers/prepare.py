@@ -24,7 +24,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def make_exchange(
-    histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataFrame, about: dict[str, Any]
+    histories: Histories, splits: pl.DataFrame, item_map: pl.DataFrame, about: dict[str, Any]
 ) -> Exchange:
     """Our tables as an exchange.
 
@@ -34,11 +34,11 @@ def make_exchange(
     Raises:
         SystemExit: if a split is not leave-one-out, or a target is in its own history.
     """
-    events, points = Histories.from_frame(histories), SplitPoints.from_frame(splits)
+    points = SplitPoints.from_frame(splits)
     item_index_N = np.flatnonzero(item_map.get_column(ACTIVE).to_numpy())
     place = np.full(len(item_map), -1, np.int32)
     place[item_index_N] = np.arange(len(item_index_N), dtype=np.int32)
-    assert (place[events.items] >= 0).all(), "histories hold active items only"
+    assert (place[histories.items] >= 0).all(), "histories hold active items only"
     for start_U, end_U in (
         (points.validation_start_U, points.validation_end_U),
         (points.test_start_U, points.test_end_U),
@@ -46,14 +46,14 @@ def make_exchange(
         if (end_U - start_U != 1).any():
             raise SystemExit("Peers are run on the leave-one-out split; this split has several targets a user.")
     exchange = Exchange(
-        offsets=events.offsets,
-        items=place[events.items],
-        timestamps=events.timestamps,
+        offsets=histories.offsets,
+        items=place[histories.items],
+        timestamps=histories.timestamps,
         train_end_U=points.train_end_U,
         validation_U=points.validation_start_U,
         test_U=points.test_start_U,
         item_index_N=item_index_N.astype(np.int32),
-        about={**about, "users": len(events), "items": len(item_index_N), "events": len(events.items)},
+        about={**about, "users": len(histories), "items": len(item_index_N), "events": len(histories.items)},
     )
     _check_targets(exchange)
     return exchange

@@ -21,6 +21,7 @@ import prismrec
 from prismrec.errors import MissingArtefact, UserError
 
 TRACEBACK_VARIABLE = "PRISMREC_TRACEBACK"
+DATA_ROOT_VARIABLE = "PRISMREC_DATA_ROOT"  # read by conf/base/globals.yml too
 # The loggers by which Kedro reports a failed node: an error with its text, and a hint how to resume.
 FAILURE_LOGGERS = ("kedro.pipeline.node", "kedro.runner.sequential_runner", "kedro.runner.thread_runner")
 
@@ -46,19 +47,55 @@ The stages, in order: data_validation, sequence_building, lightweight_encoder, c
 llm_recommender, interest_dictionary, evaluation, packaging.
 """
 
+DOWNLOAD_EXAMPLES = """
+\b
+Examples:
+  prismrec download --list               what there is, and how large it is
+  prismrec download ml-1m                MovieLens-1M, into the project's data_root
+  prismrec download ml-1m --to ~/data    … into ~/data/ml-1m
+  prismrec download ml-1m --yes          … without the question, as in a script
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+FORGET_EXAMPLES = """
+\b
+Examples:
+  prismrec forget --user 4711                 leave user 4711 out from the next run on
+  prismrec forget --user 4711 --user ada -e ml1m
+  kedro run                                   write the tables without them
+  prismrec forget --purge                     then delete older versions that still hold them
+"""
+
+EXAMPLES = """
+\b
+Examples:
+  prismrec run                    run all eight stages on the embedded demo
+  prismrec report                 print how the models did
+  prismrec download ml-1m         fetch MovieLens-1M
+  prismrec run --env ml1m         the same stages on it
+  prismrec report --env ml1m
+"""
+
+REPORT_EXAMPLES = """
+\b
+Examples:
+  prismrec report                   the embedded demo
+  prismrec report --env ml1m        MovieLens-1M
+  prismrec report --json | jq '.models.hymirec'
+"""
+
+STAGES_EXAMPLES = """
+\b
+Examples:
+  prismrec stages                   the embedded demo
+  prismrec stages --env ml1m        MovieLens-1M
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLES)
 @click.version_option(prismrec.__version__, prog_name="prismrec")
 def cli() -> None:
-    r"""Recommend by disentangled interests: HyMiRec and GemiRec, from raw logs to a served model.
-
-    \b
-    Examples:
-      prismrec run                    run all eight stages on the embedded demo
-      prismrec report                 print how the models did
-      prismrec run --env ml1m         the same on MovieLens-1M
-      prismrec report --env ml1m
-    """
+    """Recommend by disentangled interests: HyMiRec and GemiRec, from raw logs to a served model."""
 
 
 def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,20 +171,13 @@ def run(**options: Any) -> Any:
     return kedro_run.callback(**options)
 
 
-@cli.command(short_help="Print how the models did, and the promotion verdict.")
+@cli.command(epilog=REPORT_EXAMPLES, short_help="Print how the models did, and the promotion verdict.")
 @env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics file as it is.")
 @traceback_option
 @friendly
 def report(env: str | None, as_json: bool) -> None:
-    r"""Print how the models did in a workspace's latest evaluation, by which rules, and whether it was promoted.
-
-    \b
-    Examples:
-      prismrec report                   the embedded demo
-      prismrec report --env ml1m        MovieLens-1M
-      prismrec report --json | jq '.models.hymirec'
-    """
+    """Print how the models did in a workspace's latest evaluation, by which rules, and whether it was promoted."""
     if _kedro_run() is None:
         raise _no_kedro("read the workspace")
     text = _latest_metrics(_project(), env)
@@ -158,18 +188,12 @@ def report(env: str | None, as_json: bool) -> None:
     click.echo(text.rstrip("\n"))
 
 
-@cli.command(short_help="Print time and peak memory of every stage's latest run.")
+@cli.command(epilog=STAGES_EXAMPLES, short_help="Print time and peak memory of every stage's latest run.")
 @env_option
 @traceback_option
 @friendly
 def stages(env: str | None) -> None:
-    r"""Print time and peak memory of every stage's latest run in a workspace.
-
-    \b
-    Examples:
-      prismrec stages                   the embedded demo
-      prismrec stages --env ml1m        MovieLens-1M
-    """
+    """Print time and peak memory of every stage's latest run in a workspace."""
     if _kedro_run() is None:
         raise _no_kedro("read the workspace")
     runs = _latest_runs(_project(), env)
@@ -181,9 +205,107 @@ def stages(env: str | None) -> None:
     click.echo("\n".join([*lines, "", f"{host['cores']} cores, {host['platform']}"]))
 
 
+@cli.command(epilog=DOWNLOAD_EXAMPLES, short_help="Download a public data set, after showing its terms.")
+@click.argument("name", required=False)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for data sets; the project's data_root by default.",
+)
+@click.option("--yes", "-y", is_flag=True, help="Agree to the terms, which are shown all the same.")
+@click.option("--list", "listing", is_flag=True, help="List the data sets and end.")
+@traceback_option
+@friendly
+def download(name: str | None, folder: Path | None, yes: bool, listing: bool) -> None:
+    """Download a public data set from its owner, check it, and unpack it into a folder of its name.
+
+    The terms come first: nothing is asked of the server before you agree to them. A download that was cut is
+    continued by the same command; a data set that is there already is left as it is. Kedro is not needed.
+    """
+    from prismrec.data import datasets
+    from prismrec.data.download import download as fetch
+
+    registry = datasets.read_registry()
+    if listing:
+        click.echo(datasets.listing(registry))
+        return
+    if name is None:
+        raise UserError("Which data set?", mend="prismrec download --list shows them.")
+    data_set = registry.find(name)
+    root = folder or _data_root()
+    fetch(name, root, registry, agree=lambda: _agree(yes), say=click.echo, bar=sys.stderr.isatty())
+    click.echo(datasets.next_step(name, data_set, root.absolute() if folder else None))
+
+
+@cli.command(epilog=FORGET_EXAMPLES, short_help="Leave a user out of every table from the next run on.")
+@click.option("--user", "users", multiple=True, help="The user's id, as the source gives it; may be repeated.")
+@click.option("--purge", is_flag=True, help="Delete older versions of tables that hold users to forget.")
+@env_option
+@traceback_option
+@friendly
+def forget(users: tuple[str, ...], purge: bool, env: str | None) -> None:
+    """Leave a user out of every table, and of later stages' histories, from the next run on.
+
+    The request stays in the workspace, with the id as it is, since every later run has to find it in the source's
+    files. The files themselves are yours and are not touched. Models that were trained before know nobody's id.
+    """
+    if _kedro_run() is None:
+        raise _no_kedro("read the workspace")
+    if bool(users) == purge:
+        raise UserError("Who is to be forgotten?", mend="Give --user ID, or --purge after the next run.")
+    if not all(user.strip() for user in users):
+        raise UserError("An empty id is no user's.", "--user", "Give the id as the source gives it.")
+    if purge:
+        _purge(_project(), env)
+    else:
+        _ask_to_forget(_project(), env, users)
+
+
 def main() -> None:
     """Run the `prismrec` command."""
     cli(prog_name="prismrec")
+
+
+def _agree(yes: bool) -> None:
+    """Ask for agreement to what was just shown, on a terminal; elsewhere it has to be given beforehand."""
+    if yes:
+        return
+    if not _on_terminal():
+        raise UserError(
+            "Nobody can be asked here whether the terms above are agreed to.",
+            "not a terminal",
+            "Read them, then add --yes.",
+        )
+    if not click.confirm("Do you agree to these terms?"):
+        raise UserError("Nothing was downloaded, as the terms were not agreed to.")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _data_root() -> Path:
+    """Return where the project looks for raw data sets.
+
+    Raises:
+        UserError: neither the environment nor a project says it.
+    """
+    if root := os.environ.get(DATA_ROOT_VARIABLE):
+        return Path(root)
+    mend = f"Say --to FOLDER, or set {DATA_ROOT_VARIABLE}, or change into the project's folder."
+    if _kedro_run() is None:
+        raise UserError("Which folder to download to? Without Kedro, no project can be read.", mend=mend)
+    from kedro.config import OmegaConfigLoader
+
+    from prismrec.settings import CONFIG_LOADER_ARGS
+
+    try:
+        project = _project()
+    except UserError as error:
+        raise UserError(error.what, error.where, mend) from error
+    configured = OmegaConfigLoader(conf_source=str(project / "conf"), **CONFIG_LOADER_ARGS)["globals"]
+    return Path(project, configured["data_root"])
 
 
 def _check_pipelines(options: Mapping[str, Any]) -> None:
@@ -251,19 +373,66 @@ def _project() -> Path:
     return Path(root)
 
 
+def _ask_to_forget(project: Path, environment: str | None, users: tuple[str, ...]) -> None:
+    """Record the request, and say what happens next and what does not."""
+    from prismrec.artifacts.lineage import stage_command
+    from prismrec.data.forget import extended, holds
+
+    catalog = _catalog(project, environment)
+    record, tables = catalog["forgotten_users"], catalog["raw_interactions"]
+    record.save(extended(record.load(), users))
+    if tables.exists():
+        for user in users:
+            rows = holds("raw_interactions", tables.payload(), [user])
+            click.echo(
+                f"{user}: {rows:,} rows in the newest raw table."
+                if rows
+                else f"{user}: not in the newest raw table. Is the id written as the source gives it?"
+            )
+    again, of_environment = stage_command([], environment or ""), f" --env {environment}" if environment else ""
+    click.echo(
+        f"Recorded in workspace {tables.workspace!r}: from the next run on no table holds them.\n"
+        f"  next:   {again}\n"
+        f"  then:   prismrec forget --purge{of_environment}   (deletes older versions that hold them)\n"
+        "  yours:  the source's own files, and copies of this workspace elsewhere."
+    )
+
+
+def _purge(project: Path, environment: str | None) -> None:
+    from prismrec.artifacts.lineage import stage_command
+    from prismrec.data.forget import HOLD_EVENTS, HOLD_IDS, purge, requested
+
+    catalog = _catalog(project, environment)
+    users = requested(catalog["forgotten_users"].load())
+    if not users:
+        workspace = catalog["forgotten_users"].workspace
+        raise UserError(f"Nobody is to be forgotten in workspace {workspace!r}.", mend="prismrec forget --user ID")
+    entries = {name: catalog[name].entry for name in (*HOLD_IDS, *HOLD_EVENTS)}
+    again = stage_command(["data_validation", "sequence_building"], environment or "")
+    removed = purge(entries, users, again)
+    for folder in removed:
+        click.echo(f"deleted {folder}")
+    click.echo(f"{len(removed)} older versions deleted; no table of the workspace holds a forgotten user.")
+
+
 def _evaluation_metrics(project: Path, environment: str | None) -> Any:
     """Return the catalog entry of an environment's evaluation."""
+    from prismrec.kedro_datasets import JsonDataset
+
+    dataset = _catalog(project, environment)["evaluation_metrics"]
+    assert isinstance(dataset, JsonDataset)
+    return dataset
+
+
+def _catalog(project: Path, environment: str | None) -> Any:
+    """Return the catalog of an environment."""
     from kedro.framework.session import KedroSession
 
     from prismrec.configuration import check_environment
-    from prismrec.kedro_datasets import JsonDataset
 
     if environment:
         check_environment(project / "conf", environment)
-    session = KedroSession.create(project, env=environment)
-    dataset = session.load_context().catalog["evaluation_metrics"]
-    assert isinstance(dataset, JsonDataset)
-    return dataset
+    return KedroSession.create(project, env=environment).load_context().catalog
 
 
 def _latest_metrics(project: Path, environment: str | None) -> str:

@@ -19,7 +19,8 @@ from benchmarks.peers.registry import PEERS, SETTINGS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prismrec.data.schema import HISTORIES, ITEM_MAP, conform
+from prismrec.data.histories import Histories
+from prismrec.data.schema import ITEM_MAP, conform
 from prismrec.data.splits import leave_one_out
 from prismrec.evaluation.comparison import Row
 from prismrec.metrics.ranking import per_user_metrics, rank_targets
@@ -30,15 +31,8 @@ ABOUT = {"name": "tiny", "title": "Tiny", "split_hash": "abc", "repeats": "first
 SEED = 7
 
 
-def tables(histories: list[list[int]], num_items: int, inactive: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def tables(histories: list[list[int]], num_items: int, inactive: int) -> tuple[Histories, pl.DataFrame]:
     """Histories as our tables; item `inactive` is known, but in nobody's history."""
-    frame = pl.DataFrame(
-        {
-            "user_index": list(range(len(histories))),
-            "item_indices": histories,
-            "timestamps": [[10 * i for i in range(len(items))] for items in histories],
-        }
-    )
     items = pl.DataFrame(
         {
             "item_index": list(range(num_items)),
@@ -49,7 +43,7 @@ def tables(histories: list[list[int]], num_items: int, inactive: int) -> tuple[p
             "active": [i != inactive for i in range(num_items)],
         }
     )
-    return conform(frame, HISTORIES), conform(items, ITEM_MAP)
+    return Histories.from_lists(histories, [range(0, 10 * len(row), 10) for row in histories]), conform(items, ITEM_MAP)
 
 
 def tiny(about: dict[str, str] = ABOUT) -> Exchange:

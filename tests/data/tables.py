@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from prismrec.data import schema
+from prismrec.data.histories import Histories
 from prismrec.parameters.data_validation import DataValidationParameters
 from prismrec.parameters.sequence_building import SequenceBuildingParameters
 
@@ -25,7 +26,7 @@ def sequence_parameters(**changes: Any) -> SequenceBuildingParameters:
 def raw_items(*rows: tuple[str | None, str | None, str]) -> pl.DataFrame:
     """Rows of (item_id, title, text)."""
     return pl.DataFrame(
-        [(*row, ["shelf"], "items.csv", number) for number, row in enumerate(rows)],
+        [(*row, ["shelf"], "items.csv", number, None, None) for number, row in enumerate(rows)],
         schema=schema.RAW_ITEMS,
         orient="row",
     )
@@ -34,18 +35,31 @@ def raw_items(*rows: tuple[str | None, str | None, str]) -> pl.DataFrame:
 def raw_interactions(*rows: tuple[str | None, str | None, int | None]) -> pl.DataFrame:
     """Rows of (user_id, item_id, timestamp)."""
     return pl.DataFrame(
-        [(*row, "interactions.csv", number) for number, row in enumerate(rows)],
+        [(*row, None, None, "interactions.csv", number, None, None) for number, row in enumerate(rows)],
         schema=schema.RAW_INTERACTIONS,
         orient="row",
     )
 
 
-def events(*rows: tuple[str, str, int]) -> pl.DataFrame:
-    """Validated rows of (user_id, item_id, timestamp), numbered as they come."""
+def events(*rows: tuple[str, str, int]) -> pl.LazyFrame:
+    """Validated rows of (user_id, item_id, timestamp)."""
     return pl.DataFrame(
-        [(*row, number) for number, row in enumerate(rows)],
+        [(*row, None, None) for row in rows],
         schema=schema.VALIDATED_INTERACTIONS,
         orient="row",
+    ).lazy()
+
+
+def as_lists(histories: Histories) -> pl.DataFrame:
+    """Histories as a table of lists, one row a user."""
+    rows = [histories.of(row) for row in range(len(histories))]
+    return pl.DataFrame(
+        {
+            "user_index": histories.user_index_U,
+            "item_indices": [items.tolist() for items, _ in rows],
+            "timestamps": [times.tolist() for _, times in rows],
+        },
+        schema={"user_index": pl.Int32, "item_indices": pl.List(pl.Int32), "timestamps": pl.List(pl.Int64)},
     )
 
 

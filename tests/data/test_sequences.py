@@ -1,6 +1,11 @@
 """Sequences: order, repeats, k-core, append-only maps, cut points, hash; properties and real data."""
 
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,10 +13,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data.tables import events, items, real_data, sequence_parameters, validation_parameters
+from data.tables import as_lists, events, items, real_data, sequence_parameters, validation_parameters
 from prismrec.data import schema
-from prismrec.data.histories import Histories, SplitPoints
-from prismrec.data.sequences import Sequences, build_sequences, keep_core, order_events
+from prismrec.data.histories import Histories, SplitPoints, blocks, trained_items
+from prismrec.data.sequences import Events, Sequences, build_sequences, drop_repeats, keep_core
 from prismrec.data.sources import read_source
 from prismrec.data.splits import leave_one_out
 from prismrec.data.validation import validate_tables
@@ -41,7 +46,7 @@ def item_lists(sequences: Sequences) -> dict[str, list[str]]:
     user_ids = sequences.user_map[schema.USER_ID].to_list()
     return {
         user_ids[user]: [item_ids[item] for item in row]
-        for user, row in sequences.histories.select(schema.USER_INDEX, schema.ITEM_INDICES).iter_rows()
+        for user, row in as_lists(sequences.histories).select("user_index", "item_indices").iter_rows()
     }
 
 
@@ -100,7 +105,6 @@ def test_schemas_and_cut_points() -> None:
     built = build([("u", i, t) for t, i in enumerate("abcde")] + [("v", i, t) for t, i in enumerate("abc")])
     assert built.item_map.schema == schema.ITEM_MAP
     assert built.user_map.schema == schema.USER_MAP
-    assert built.histories.schema == schema.HISTORIES
     assert built.splits.schema == schema.SPLITS
     assert built.splits.rows() == [(0, 3, 3, 4, 4, 5), (1, 1, 1, 2, 2, 3)]
     one_each = {"users": 2, "targets": 2, "users_without_history": 0}
@@ -131,9 +135,8 @@ def test_nobody_left_is_said() -> None:
 
 
 def test_too_short_histories_are_a_bug() -> None:
-    short = pl.DataFrame({"user_index": [0], "item_indices": [[1, 2]], "timestamps": [[1, 2]]}, schema=schema.HISTORIES)
     with pytest.raises(AssertionError, match="too short"):
-        leave_one_out(short)
+        leave_one_out(Histories.from_lists([[1, 2]]))
 
 
 logs = st.lists(
@@ -155,13 +158,20 @@ def test_histories_are_what_a_plain_loop_gives(rows: list[Row]) -> None:
     assert item_lists(build(rows)) == expected
 
 
-@given(logs, st.integers(1, 4), st.integers(3, 5), st.sampled_from(["keep", "first"]))
+def as_events(rows: list[Row]) -> Events:
+    users, items, times = zip(*rows, strict=True)
+    letters = [np.array([ord(letter) - ord("a") for letter in column], np.int32) for column in (users, items)]
+    return Events(*letters, np.array(times, np.int64))
+
+
+@given(logs, st.integers(1, 4), st.integers(3, 5), st.sampled_from(["keep", "first", "last"]))
 def test_the_iterated_core_is_a_fixed_point(rows: list[Row], least: int, fewest: int, repeats: str) -> None:
     parameters = sequence_parameters(min_item_events=least, min_user_events=fewest, core="iterate", repeats=repeats)
-    core = keep_core(order_events(events(*rows)), parameters)
-    assert all(count >= least for count in Counter(core[schema.ITEM_ID]).values())
-    assert all(count >= fewest for count in Counter(core[schema.USER_ID]).values())
-    assert keep_core(core, parameters).equals(core)
+    core = keep_core(as_events(rows), 26, 26, parameters)
+    assert all(count >= least for count in Counter(core.items_E.tolist()).values())
+    assert all(count >= fewest for count in Counter(core.users_E.tolist()).values())
+    again = keep_core(core, 26, 26, parameters)
+    assert all((one == two).all() for one, two in zip(again, core, strict=True))
     # And the largest one: nothing that could stay was dropped, whatever the order of dropping.
     if repeats == "keep":
         left = list(rows)
@@ -172,6 +182,57 @@ def test_the_iterated_core_is_a_fixed_point(rows: list[Row], least: int, fewest:
                 break
             left = kept
         assert len(core) == len(left)
+
+
+@given(logs, st.integers(3, 6), st.integers(0, 5))
+def test_the_newest_events_of_a_user_stay(rows: list[Row], most: int, bits: int) -> None:
+    """Whatever the block in which repeats are looked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prismrec.data.sequences.MOST_BLOCK_BITS", bits)
+        parameters = LOOSE.model_copy(update={"repeats": "last", "max_user_events": most})
+        ordered = sorted(enumerate(rows), key=lambda row: (row[1][2], row[0]))
+        expected: dict[str, dict[str, None]] = {}
+        for _, (user, item, _) in ordered:
+            expected.setdefault(user, {}).pop(item, None)
+            expected[user][item] = None
+        kept = {user: list(row)[-most:] for user, row in expected.items() if len(row) >= 3}
+        assume(kept)
+        assert item_lists(build(rows, parameters=parameters)) == kept
+
+
+@given(st.integers(0, 1000), st.sampled_from(["first", "last"]), st.integers(0, 20))
+def test_repeats_are_found_among_large_indices(seed: int, rule: str, bits: int) -> None:
+    rng = np.random.default_rng(seed)
+    users = np.sort(rng.choice([0, 7, 2**30, 2**31 - 1], 40)).astype(np.int32)
+    log = Events(users, rng.choice([0, 5, 2**31 - 1], 40).astype(np.int32), np.arange(40))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prismrec.data.sequences.MOST_BLOCK_BITS", bits)
+        kept = drop_repeats(log, rule)
+    pairs = [(int(user), int(item)) for user, item in zip(log.users_E, log.items_E, strict=True)]
+    order = list(enumerate(pairs))
+    places = {pair: place for place, pair in (reversed(order) if rule == "first" else order)}
+    assert kept.times_E.tolist() == sorted(places.values())
+
+
+def test_kinds_of_events_and_weights_choose_what_counts() -> None:
+    rows = [("u", item, time) for time, item in enumerate("abcdef")]
+    log = events(*rows).with_columns(
+        event=pl.Series(["buy", "view", "buy", "buy", "buy", None]), weight=pl.Series([5.0, 5.0, 4.0, 3.0, 5.0, None])
+    )
+
+    def left(**changes: Any) -> list[str]:
+        parameters = LOOSE.model_copy(update=changes)
+        built = build_sequences(log, items(*"abcdef"), None, None, parameters)
+        assert built.metrics["events_in"] == 6
+        assert built.metrics["events_that_count"] == len(item_lists(built)["u"])
+        return item_lists(built)["u"]
+
+    assert left() == list("abcdef")
+    assert left(events=["buy"]) == list("acde")
+    assert left(min_weight=4.0) == list("abce")
+    assert left(events=["buy"], min_weight=4.0) == list("ace")
+    with pytest.raises(DataRejected, match="None of 6 events counts"):
+        left(events=["sell"])
 
 
 @given(st.lists(logs, min_size=2, max_size=4), st.data())
@@ -194,27 +255,65 @@ def test_maps_are_append_only_over_increments(days: list[list[Row]], data: st.Da
         previous = current
 
 
-@given(logs)
-def test_flat_arrays_hold_the_same_histories(rows: list[Row]) -> None:
-    built = build([*rows, *(("always", item, 9) for item in "abc")])
-    flat, cuts = Histories.from_frame(built.histories), SplitPoints.from_frame(built.splits)
-    assert len(flat) == len(cuts) == len(built.histories)
-    assert (flat.items.dtype, flat.timestamps.dtype, flat.offsets.dtype) == (np.int32, np.int64, np.int64)
-    for row, (user, item_indices, timestamps) in enumerate(built.histories.iter_rows()):
-        span = slice(flat.offsets[row], flat.offsets[row + 1])
-        assert flat.user_index_U[row] == user
-        assert flat.items[span].tolist() == item_indices
-        assert flat.timestamps[span].tolist() == timestamps
-        assert flat.lengths[row] == len(item_indices)
-        assert (cuts.train_end_U[row], cuts.validation_start_U[row], cuts.test_start_U[row]) == (
-            len(item_indices) - 2, len(item_indices) - 2, len(item_indices) - 1,
-        )  # fmt: skip
-        assert (cuts.validation_end_U[row], cuts.test_end_U[row]) == (len(item_indices) - 1, len(item_indices))
+def test_an_item_that_falls_below_the_core_and_returns_keeps_its_index() -> None:
+    """Ten days, each with newer events only: one more user a day, and "x" popular on the first and last days alone."""
+    parameters = sequence_parameters(min_item_events=2, min_user_events=3)
+    previous: Sequences | None = None
+    active, places, maps = [], [], []
+    for day in range(10):
+        rows = [(f"u{day}{n}", item, 10 * day + t) for n in "ab" for t, item in enumerate("abcd")]
+        rows += [(f"u{day}{n}", "x", 10 * day + 9) for n in ("ab" if day in (0, 8, 9) else "a")]
+        previous = build(rows, known=f"abcdx{'efg'[: day % 4]}", previous=previous, parameters=parameters)
+        row = previous.item_map.filter(pl.col(schema.ITEM_ID) == "x")
+        active.append(row[schema.ACTIVE].item())
+        places.append(row[schema.ITEM_INDEX].item())
+        maps.append(previous.item_map[schema.ITEM_ID].to_list())
+        met = {item for line in item_lists(previous).values() for item in line}
+        assert ("x" in met) == active[-1], "active means: has events in the histories"
+    assert active == [True, *[False] * 7, True, True]
+    assert set(places) == {4}
+    assert all(new[: len(old)] == old for old, new in pairwise(maps))
+    assert previous is not None
+    assert previous.user_map[schema.USER_ID].to_list() == [f"u{day}{n}" for day in range(10) for n in "ab"]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 12))
+def test_blocks_cover_every_row_once(lengths: list[int], size: int) -> None:
+    offsets = np.cumsum([0, *lengths])
+    found = list(blocks(offsets, size))
+    assert [row for block in found for row in range(block.start, block.stop)] == list(range(len(lengths)))
+    assert all(sum(lengths[block]) <= size or block.stop == block.start + 1 for block in found)
+
+
+def test_histories_are_mapped_into_memory(tmp_path: Path) -> None:
+    """Opening reads nothing, a user's events are views, and the arrays cannot be changed."""
+    built = build([("u", i, t) for t, i in enumerate("abcd")] + [("v", i, t) for t, i in enumerate("cba")])
+    built.histories.save(tmp_path / "histories")
+    loaded = Histories.load(tmp_path / "histories")
+    assert as_lists(loaded).equals(as_lists(built.histories))
+    items_of, times_of = loaded.of(1)
+    assert items_of.tolist() == [2, 1, 0]
+    for array in (loaded.user_index_U, loaded.offsets, items_of, times_of):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+    assert (loaded.items.dtype, loaded.timestamps.dtype, loaded.offsets.dtype) == (np.int32, np.int64, np.int64)
+    cuts = SplitPoints.from_frame(built.splits)
+    assert trained_items(loaded, cuts.train_end_U, 8).tolist() == [True, True, True, *[False] * 5]
+
+
+def _sum_of_items(folder: Path) -> int:
+    return int(Histories.load(folder).items.sum())
+
+
+def test_processes_share_the_files(tmp_path: Path) -> None:
+    Histories.from_lists([[1, 2, 3], [4, 5]]).save(tmp_path / "histories")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
+        assert list(workers.map(_sum_of_items, [tmp_path / "histories"] * 2)) == [15, 15]
 
 
 REAL = [
-    ("movielens_1m", "ml-1m", 999_611, 6_040, 3_416, 0.421),
-    ("csv", "amazon14-beauty", 198_215, 22_332, 12_086, 0.435),
+    ("movielens", "ml-1m", 999_611, 6_040, 3_416, 0.421),
+    ("files", "amazon14-beauty", 198_215, 22_332, 12_086, 0.435),
 ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data.tables import events, items, sequence_parameters
 from prismrec.data import schema
+from prismrec.data.histories import Histories
 from prismrec.data.sequences import Sequences, build_sequences
 from prismrec.data.splits import CUT_POINTS, multi_target_users
 from prismrec.data.targets import distinct_targets
@@ -57,7 +58,7 @@ def test_parts_never_overlap_and_targets_have_a_history(
     except DataRejected:
         assume(False)
     for length, (_, train, start, end, test_start, test_end) in zip(
-        built.histories[schema.ITEM_INDICES].list.len(), built.splits.rows(), strict=True
+        built.histories.lengths, built.splits.rows(), strict=True
     ):
         for first, last in ((start, end), (test_start, test_end)):
             assert 0 <= first <= length
@@ -96,7 +97,7 @@ def test_protocols_have_hashes_of_their_own() -> None:
 
 def test_held_out_users_do_not_train_and_the_others_train_whole() -> None:
     built = build(world(3000, longest=30), protocol="multi_target_users")
-    frame = built.splits.with_columns(length=built.histories[schema.ITEM_INDICES].list.len().cast(pl.Int32))
+    frame = built.splits.with_columns(length=pl.Series(built.histories.lengths).cast(pl.Int32))
     validates = pl.col(schema.VALIDATION_END) > pl.col(schema.VALIDATION_START)
     tests = pl.col(schema.TEST_END) > pl.col(schema.TEST_START)
     assert frame.filter(validates & tests).is_empty()
@@ -130,10 +131,7 @@ def test_a_user_keeps_its_part_when_others_come() -> None:
     ("length", "share", "start"), [(5, 0.2, 4), (10, 0.2, 8), (3, 0.2, 2), (3, 0.9, 1), (40, 0.3, 28)]
 )
 def test_the_last_share_of_events_is_aimed_at(length: int, share: float, start: int) -> None:
-    histories = pl.DataFrame(
-        {"user_index": [0], "item_indices": [list(range(length))], "timestamps": [list(range(length))]},
-        schema=schema.HISTORIES,
-    )
+    histories = Histories.from_lists([range(length)])
     user_map = pl.DataFrame({"user_index": [0], "user_id": ["u"], "active": [True]}, schema=schema.USER_MAP)
     rows = {multi_target_users(histories, user_map, 0.4, share, seed).row(0)[1:] for seed in range(40)}
     assert rows == {

@@ -5,13 +5,13 @@ import io
 import polars as pl
 import pytest
 
-from data.tables import sequence_parameters, validation_parameters
+from data.tables import as_lists, sequence_parameters, validation_parameters
 from prismrec.data import schema
 from prismrec.data.sequences import Sequences, build_sequences
 from prismrec.data.synthetic import COLD_EVENTS, World, make_world
 from prismrec.data.validation import ValidatedTables, validate_tables
 from prismrec.data.vocabulary import INTERESTS
-from prismrec.parameters.data_validation import SyntheticWorld
+from prismrec.parameters.sources import SyntheticWorld
 
 SEED = 20260101
 
@@ -23,7 +23,12 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def tables(world: World) -> ValidatedTables:
-    return validate_tables(world.interactions, world.items, validation_parameters())
+    return validate_tables(world.interactions.lazy(), world.items, validation_parameters())
+
+
+@pytest.fixture(scope="module")
+def events(tables: ValidatedTables) -> pl.DataFrame:
+    return tables.interactions.collect()
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +57,21 @@ def test_tables_have_their_schemas_and_ids_are_in_file_order(world: World) -> No
     assert world.interactions[schema.SOURCE_ROW].to_list() == list(range(len(world.interactions)))
 
 
-def test_sizes_lengths_and_time_span(tables: ValidatedTables) -> None:
-    lengths = tables.interactions.group_by(schema.USER_ID).len()["len"]
+def test_sizes_lengths_and_time_span(tables: ValidatedTables, events: pl.DataFrame) -> None:
+    lengths = events.group_by(schema.USER_ID).len()["len"]
     assert len(lengths) == 2000
     assert len(tables.items) == 1500
     assert lengths.min() >= 5
     assert 300 < lengths.max() <= 400
     assert 45 <= lengths.mean() <= 60
     assert lengths.mean() > 1.3 * lengths.median()  # a heavy tail
-    span = tables.interactions[schema.TIMESTAMP].max() - tables.interactions[schema.TIMESTAMP].min()
+    span = events[schema.TIMESTAMP].max() - events[schema.TIMESTAMP].min()
     assert 330 <= span / 86_400 <= 370
 
 
-def test_times_of_a_user_strictly_ascend_at_irregular_gaps(tables: ValidatedTables) -> None:
+def test_times_of_a_user_strictly_ascend_at_irregular_gaps(events: pl.DataFrame) -> None:
     gaps = (
-        tables.interactions.sort(schema.USER_ID, schema.TIMESTAMP)
+        events.sort(schema.USER_ID, schema.TIMESTAMP)
         .select(pl.col(schema.TIMESTAMP).diff().over(schema.USER_ID).alias("gap"))["gap"]
         .drop_nulls()
     )
@@ -75,8 +80,8 @@ def test_times_of_a_user_strictly_ascend_at_irregular_gaps(tables: ValidatedTabl
     assert gaps.quantile(0.9) > 86_400 / 4  # between sessions
 
 
-def test_popularity_is_skewed(tables: ValidatedTables) -> None:
-    counts = tables.interactions.group_by(schema.ITEM_ID).len()["len"].sort(descending=True)
+def test_popularity_is_skewed(events: pl.DataFrame) -> None:
+    counts = events.group_by(schema.ITEM_ID).len()["len"].sort(descending=True)
     assert counts.head(len(counts) // 10).sum() > 0.25 * counts.sum()
 
 
@@ -95,25 +100,25 @@ def test_planted_weights_sum_to_one(world: World) -> None:
     assert set(world.truth["interest"]) == {interest.name for interest in INTERESTS}
 
 
-def test_events_follow_the_planted_interests(world: World, tables: ValidatedTables) -> None:
+def test_events_follow_the_planted_interests(world: World, events: pl.DataFrame) -> None:
     held = {
         kind: world.truth.filter(pl.col("kind") == kind).select(pl.col("id").alias(f"{kind}_id"), "interest")
         for kind in ("user", "item")
     }
-    fitting = tables.interactions.join(held["item"], on=schema.ITEM_ID).join(
+    fitting = events.join(held["item"], on=schema.ITEM_ID).join(
         held["user"], on=[schema.USER_ID, "interest"], how="semi"
     )
-    share = fitting[schema.SOURCE_ROW].n_unique() / len(tables.interactions)
+    share = fitting.select(list(schema.VALIDATED_INTERACTIONS)).n_unique() / len(events)
     assert 0.85 < share < 1  # by chance: about 4 of 24
 
 
-def test_interests_drift(world: World, tables: ValidatedTables) -> None:
+def test_interests_drift(world: World, events: pl.DataFrame) -> None:
     """A user's first and second half differ more than two random halves do."""
     item = world.truth.filter((pl.col("kind") == "item") & (pl.col("weight") > 0.5)).select(
         pl.col("id").alias(schema.ITEM_ID), "interest"
     )
     numbered = (
-        tables.interactions.sort(schema.USER_ID, schema.TIMESTAMP)
+        events.sort(schema.USER_ID, schema.TIMESTAMP)
         .with_columns(
             pl.int_range(pl.len()).over(schema.USER_ID).alias("step"),
             pl.len().over(schema.USER_ID).alias("length"),
@@ -140,14 +145,16 @@ def test_interests_drift(world: World, tables: ValidatedTables) -> None:
 
 def test_cold_items_are_last_events_only_and_often_enough(sequences: Sequences) -> None:
     assert sequences.metrics["items_never_in_training"] == 40
-    last = sequences.histories.select(pl.col(schema.ITEM_INDICES).list.last()).to_series()
-    before = sequences.histories.select(
-        pl.col(schema.ITEM_INDICES).list.head(pl.col(schema.ITEM_INDICES).list.len() - 1).explode()
-    ).to_series()
+    last = as_lists(sequences.histories).select(pl.col("item_indices").list.last()).to_series()
+    before = (
+        as_lists(sequences.histories)
+        .select(pl.col("item_indices").list.head(pl.col("item_indices").list.len() - 1).explode())
+        .to_series()
+    )
     active = sequences.item_map.filter(schema.ACTIVE)
     cold = active.filter(~pl.col(schema.ITEM_INDEX).is_in(before.unique().implode()))
     assert len(cold) == 40
-    counts = last.value_counts().filter(pl.col(schema.ITEM_INDICES).is_in(cold[schema.ITEM_INDEX].implode()))
+    counts = last.value_counts().filter(pl.col("item_indices").is_in(cold[schema.ITEM_INDEX].implode()))
     assert counts["count"].is_between(COLD_EVENTS[0], COLD_EVENTS[1] - 1).all()
 
 
@@ -156,8 +163,9 @@ def test_silent_items_exist(sequences: Sequences) -> None:
 
 
 def test_broken_rows_are_few_and_of_every_kind(world: World, tables: ValidatedTables) -> None:
-    assert len(tables.quarantine) < 0.01 * len(world.interactions)
-    assert set(tables.quarantine["rules"].explode()) == {
+    quarantine = tables.quarantine.collect()
+    assert len(quarantine) < 0.01 * len(world.interactions)
+    assert set(quarantine["rules"].explode()) == {
         "missing_user_id",
         "missing_item_id",
         "missing_time",
@@ -172,9 +180,11 @@ def test_broken_rows_are_few_and_of_every_kind(world: World, tables: ValidatedTa
 
 def test_transitions_beat_popularity(sequences: Sequences) -> None:
     """The item most often met right after the last but one event is the last event far more often."""
-    history, length = pl.col(schema.ITEM_INDICES), pl.col(schema.ITEM_INDICES).list.len()
-    cases = sequences.histories.select(history.list.get(-2).alias("given"), history.list.get(-1).alias("target"))
-    steps = sequences.histories.select(
+    history, length = pl.col("item_indices"), pl.col("item_indices").list.len()
+    cases = as_lists(sequences.histories).select(
+        history.list.get(-2).alias("given"), history.list.get(-1).alias("target")
+    )
+    steps = as_lists(sequences.histories).select(
         history.list.head(length - 2).explode().alias("given"),
         history.list.slice(1, length - 2).explode().alias("target"),
     )

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from prismrec.data.histories import Histories
 from prismrec.models import load_model
 from prismrec.pipeline_registry import STAGES
 from prismrec.serving.engine import Engine
@@ -64,7 +65,7 @@ def test_training_improves_on_the_first_epoch(latest: Callable[[str], Path]) -> 
 @pytest.fixture(scope="module")
 def planted(latest: Callable[[str], Path]) -> dict[str, str]:
     """Item id → planted interest."""
-    truth = pl.read_parquet(latest("01_raw/planted_truth.parquet")).filter(pl.col("kind") == "item")
+    truth = pl.read_parquet(latest("02_intermediate/planted_truth.parquet")).filter(pl.col("kind") == "item")
     strongest = truth.sort("weight", descending=True).unique("id", keep="first", maintain_order=True)
     return dict(strongest.select("id", "interest").iter_rows())
 
@@ -100,10 +101,11 @@ def test_items_never_trained_lie_near_their_interest(latest: Callable[[str], Pat
 
 def test_interests_of_a_user_are_those_planted(latest: Callable[[str], Path], planted: dict[str, str]) -> None:
     engine = Engine.load(latest("07_model_output/bundle"))
-    users = pl.read_parquet(latest("03_primary/histories.parquet")).sample(60, seed=3)
+    histories = Histories.load(latest("03_primary/histories"))
     ids = pl.read_parquet(latest("03_primary/item_map.parquet"))["item_id"].to_list()
     mine, others = [], []
-    for history in users["item_indices"]:
+    for row in np.random.default_rng(3).choice(len(histories), 60, replace=False):
+        history, _ = histories.of(row)
         lived = {planted[ids[item]] for item in history if ids[item] in planted}
         answer = engine.recommend([ids[item] for item in history], k=FIRST_ITEMS, model="gemirec")
         shown = [planted[item.item_id] for item in answer.items if item.item_id in planted]

@@ -13,7 +13,7 @@ import torch
 
 from data.tables import sequence_parameters, validation_parameters
 from prismrec.data import schema
-from prismrec.data.histories import Histories, SplitPoints
+from prismrec.data.histories import SplitPoints
 from prismrec.data.sequences import Sequences, build_sequences
 from prismrec.data.sources import read_source
 from prismrec.data.synthetic import SLOTS, Catalogue, Tastes, _make_catalogue, _make_tastes
@@ -26,7 +26,7 @@ from prismrec.metrics.ranking import per_user_metrics, ranking_metrics
 from prismrec.models.baselines import CountedEvents, DecayedMarkovRanker, ItemKNNRanker
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import PopularityRanker, Ranker
-from prismrec.parameters.data_validation import SyntheticWorld
+from prismrec.parameters.sources import SyntheticWorld
 
 SEED = 11
 # No cold items and no repeats: the law of the last event is that of all others.
@@ -128,7 +128,7 @@ def instrument() -> Instrument:
     )
     item_rng, user_rng, *_ = np.random.default_rng(SEED).spawn(5)
     truth = Truth(_make_catalogue(item_rng, WORLD), _make_tastes(user_rng, WORLD))
-    histories, points = Histories.from_frame(built.histories), SplitPoints.from_frame(built.splits)
+    histories, points = built.histories, SplitPoints.from_frame(built.splits)
     # Ids are "i" and "u" with the world's row.
     item_rows = np.array([int(name[1:]) for name in built.item_map[schema.ITEM_ID]])
     user_rows = [int(built.user_map[schema.USER_ID][int(user)][1:]) for user in histories.user_index_U]

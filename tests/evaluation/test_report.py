@@ -15,7 +15,7 @@ from prismrec.evaluation.model_card import model_card
 from prismrec.evaluation.promotion import verdict
 from prismrec.evaluation.report import WIDTH, as_table, report_page
 from prismrec.evaluation.rows import TIMES, clear_best, contrasting_rows, number, rows_of, span
-from prismrec.evaluation.svg import ticks
+from prismrec.pages.svg import ticks
 
 DATA = {
     "events": 99,

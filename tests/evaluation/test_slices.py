@@ -1,5 +1,7 @@
 """Slices part the targets by what they say, and their figures are those of these targets alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prismrec.data import schema
+from prismrec.data.histories import Histories
 from prismrec.evaluation.evaluate import Ranked
 from prismrec.evaluation.protocols import Cases, make_cases
 from prismrec.evaluation.slices import (
@@ -90,7 +93,7 @@ def test_planted_interests_are_read_by_index() -> None:
     )  # fmt: skip
     item_map = pl.DataFrame({schema.ITEM_ID: ["i2", "i1", "i9"]})
     user_map = pl.DataFrame({schema.USER_INDEX: [0, 1, 2], schema.USER_ID: ["v", "u", "w"]})
-    histories = pl.DataFrame({schema.USER_INDEX: [1, 0]})
+    histories = replace(Histories.from_lists([[0], [0]]), user_index_U=np.array([1, 0]))
     planted = read_planted(truth, item_map, user_map, histories)
     assert planted is not None
     assert planted.held_U.tolist() == [2, 1]

@@ -16,13 +16,16 @@ from kedro.io import DataCatalog, DatasetError, Version
 
 from prismrec.artifacts.manifest import Provenance, read_manifest
 from prismrec.artifacts.model_folder import read_config, write_model
+from prismrec.data.histories import Histories
 from prismrec.errors import MissingArtefact
 from prismrec.kedro_datasets import (
     ArtefactDataset,
     FileDataset,
     FolderDataset,
+    HistoriesDataset,
     ImageDataset,
     JsonDataset,
+    LazyParquetDataset,
     MissingDataset,
     ModelDataset,
     ParquetDataset,
@@ -48,6 +51,8 @@ def bytes_of(dataset: ArtefactDataset[Any, Any]) -> dict[str, bytes]:
     ("kind", "name", "data"),
     [
         (ParquetDataset, "x.parquet", FRAME),
+        (LazyParquetDataset, "x.parquet", FRAME.lazy()),
+        (HistoriesDataset, "x", Histories.from_lists([[3, 1], [2]])),
         (JsonDataset, "x.json", {"b": 1, "a": ["é", None, 0.5]}),
         (TensorsDataset, "x.safetensors", {"b": np.arange(6).reshape(2, 3).T, "a": np.array([True])}),
         (ModelDataset, "x", ToyModel()),
@@ -105,6 +110,33 @@ def test_a_tables_bytes_do_not_depend_on_chunks_or_threads(tmp_path: Path, threa
     environment = {**os.environ, "POLARS_MAX_THREADS": threads}
     subprocess.run([sys.executable, "-c", code, path], check=True, env=environment)
     assert bytes_of(ParquetDataset(filepath=path)) == bytes_of(whole)
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_a_lazy_tables_bytes_do_not_depend_on_threads(tmp_path: Path, threads: str) -> None:
+    """Nor does the order of its rows: the stream keeps it."""
+    dataset = LazyParquetDataset(filepath=str(tmp_path / "here" / "x.parquet"))
+    dataset.save(pl.LazyFrame({"n": np.arange(600_000)}).filter(pl.col("n") % 3 != 0).with_columns(f=pl.col("n") / 7))
+    code = (
+        "import sys, numpy as np, polars as pl\n"
+        "from prismrec.kedro_datasets import LazyParquetDataset\n"
+        "frame = pl.LazyFrame({'n': np.arange(600_000)}).filter(pl.col('n') % 3 != 0).with_columns(f=pl.col('n') / 7)\n"
+        "LazyParquetDataset(filepath=sys.argv[1]).save(frame)\n"
+    )
+    path = str(tmp_path / "there" / "x.parquet")
+    environment = {**os.environ, "POLARS_MAX_THREADS": threads}
+    subprocess.run([sys.executable, "-c", code, path], check=True, env=environment)
+    assert bytes_of(LazyParquetDataset(filepath=path)) == bytes_of(dataset)
+    loaded = dataset.load()
+    assert isinstance(loaded, pl.LazyFrame)
+    assert loaded.collect()["n"].is_sorted()
+
+
+def test_histories_come_back(tmp_path: Path) -> None:
+    dataset = HistoriesDataset(filepath=str(tmp_path / "histories"))
+    dataset.save(Histories.from_lists([[3, 1], [2]], [[10, 20], [5]]))
+    items, times = dataset.load().of(0)
+    assert (items.tolist(), times.tolist()) == ([3, 1], [10, 20])
 
 
 def test_json_refuses_what_json_has_not_and_leaves_nothing(tmp_path: Path) -> None:
@@ -291,3 +323,27 @@ def test_concurrent_reader_sees_no_half_version(tmp_path: Path, monkeypatch: pyt
     Slow(filepath=str(tmp_path / "x.json"), version=Version(None, "2")).save({"n": 2})
     assert seen == [{"n": 1}]
     assert JsonDataset(filepath=str(tmp_path / "x.json")).load() == {"n": 2}
+
+
+def test_old_versions_are_removed_after_a_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+
+    def save(version: str, keep: int | None, data: Any = None) -> None:
+        JsonDataset(filepath=str(path), keep=keep, version=Version(None, version)).save(data or {"v": version})
+
+    for version in ("1", "2", "3"):
+        save(version, None)
+    assert sorted(folder.name for folder in path.iterdir()) == ["1", "2", "3"]
+    with pytest.raises(DatasetError):
+        save("4", 2, {"not json": float("nan")})
+    assert sorted(folder.name for folder in path.iterdir()) == ["1", "2", "3"]
+    save("4", 2)
+    assert sorted(folder.name for folder in path.iterdir()) == ["3", "4"]
+    assert JsonDataset(filepath=str(path)).load() == {"v": "4"}
+    save("5", 1)
+    assert [folder.name for folder in path.iterdir()] == ["5"]
+
+
+def test_at_least_one_version_has_to_stay(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="at least one"):
+        JsonDataset(filepath=str(tmp_path / "x.json"), keep=0)

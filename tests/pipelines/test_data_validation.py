@@ -6,7 +6,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from prismrec.data import schema
-from prismrec.parameters.data_validation import DataValidationParameters, SyntheticWorld
+from prismrec.parameters.data_validation import DataValidationParameters
+from prismrec.parameters.sources import SyntheticWorld
 from prismrec.pipelines.data_validation.pipeline import create_pipeline
 
 PARAMETERS = DataValidationParameters(
@@ -24,16 +25,21 @@ class Kept(MemoryDataset):
         pass
 
 
-def run() -> dict[str, Any]:
+def run(**changes: Any) -> dict[str, Any]:
     pipeline = create_pipeline()
     outputs = pipeline.all_outputs()
-    catalog = DataCatalog({"params:data_validation": MemoryDataset(PARAMETERS), **{name: Kept() for name in outputs}})
+    given = {"params:data_validation": PARAMETERS, "forgotten_users": None, "previous_data_profile": None, **changes}
+    catalog = DataCatalog(
+        {**{name: MemoryDataset(data) for name, data in given.items()}, **{name: Kept() for name in outputs}}
+    )
     SequentialRunner().run(pipeline, catalog)
     return {name: catalog.load(name) for name in outputs}
 
 
 def test_the_stage_writes_what_the_catalog_declares() -> None:
     made = run()
+    tables = ("raw_interactions", "validated_interactions", "quarantine")
+    made |= {name: made[name].collect() for name in tables}
     assert made["validated_interactions"].schema == schema.VALIDATED_INTERACTIONS
     assert made["validated_items"].schema == schema.VALIDATED_ITEMS
     assert made["quarantine"].schema == schema.QUARANTINE
@@ -44,6 +50,8 @@ def test_the_stage_writes_what_the_catalog_declares() -> None:
     assert made["validation_report"]["source"] == "synthetic"
     assert made["validation_page"].startswith("<!doctype html>")
     assert "index.html" in made["data_docs"]
+    assert made["data_profile"] == made["validation_report"]["profile"]
+    assert made["validation_report"]["drift"] is None
 
 
 def test_nodes_stand_in_the_stages_group_under_plain_dataset_names() -> None:
@@ -54,4 +62,4 @@ def test_nodes_stand_in_the_stages_group_under_plain_dataset_names() -> None:
         "validate_tables",
         "build_reports",
     ]
-    assert pipeline.inputs() == {"params:data_validation"}
+    assert pipeline.inputs() == {"params:data_validation", "forgotten_users", "previous_data_profile"}

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from prismrec.artifacts.atomic import sha256_folder
 from prismrec.artifacts.bundle import BundleParts, KeptBundle, read_bundle
+from prismrec.data.histories import Histories
 from prismrec.errors import UserError
 from prismrec.kedro_datasets import FolderDataset
 from prismrec.parameters.packaging import PackagingParameters
@@ -64,9 +65,8 @@ def item_map() -> pl.DataFrame:
     )
 
 
-def histories() -> pl.DataFrame:
-    events = pl.Series([[0, 5, 5], [5]], dtype=pl.List(pl.Int32))
-    return pl.DataFrame({"user_index": [0, 1], "item_indices": events, "timestamps": [[1, 2, 3], [4]]})
+def histories() -> Histories:
+    return Histories.from_lists([[0, 5, 5], [5]])
 
 
 def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path) -> None:

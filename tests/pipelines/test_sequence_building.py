@@ -13,16 +13,14 @@ from prismrec.pipelines.sequence_building.pipeline import create_pipeline
 PARAMETERS = SequenceBuildingParameters(seed=5, min_item_events=1, min_user_events=3)
 
 
-def interactions(users: str) -> pl.DataFrame:
+def interactions(users: str) -> pl.LazyFrame:
     rows = [(user, item, time) for user in users for time, item in enumerate("abcd")]
-    return pl.DataFrame(
-        [(*row, number) for number, row in enumerate(rows)],
-        schema=schema.VALIDATED_INTERACTIONS,
-        orient="row",
-    )
+    return pl.DataFrame([(*row, None, None) for row in rows], schema=schema.VALIDATED_INTERACTIONS, orient="row").lazy()
 
 
-def run(users: str, items: str, previous: dict[str, Any] | None = None) -> dict[str, Any]:
+def run(
+    users: str, items: str, previous: dict[str, Any] | None = None, forgotten: list[str] | None = None
+) -> dict[str, Any]:
     pipeline = create_pipeline()
     inputs = {
         "params:sequence_building": PARAMETERS,
@@ -32,6 +30,7 @@ def run(users: str, items: str, previous: dict[str, Any] | None = None) -> dict[
         ),
         "previous_item_map": previous and previous["item_map"],
         "previous_user_map": previous and previous["user_map"],
+        "forgotten_users": {"users": forgotten} if forgotten else None,
     }
     outputs = pipeline.all_outputs()
     assert pipeline.inputs() == set(inputs)
@@ -51,5 +50,15 @@ def test_a_second_run_extends_the_first() -> None:
     second = run("an", "dcbae", first)
     assert second["user_map"].rows() == [(0, "m", False), (1, "n", True), (2, "a", True)]
     assert second["item_map"][schema.ITEM_ID].to_list() == list("abcde")
-    assert second["histories"][schema.USER_INDEX].to_list() == [1, 2]
+    assert second["histories"].user_index_U.tolist() == [1, 2]
     assert second["sequence_building_metrics"]["cases"]["test"]["users"] == 2
+
+
+def test_a_forgotten_user_leaves_an_index_without_an_id() -> None:
+    first = run("nm", "abcd")
+    second = run("na", "abcd", first, forgotten=["m"])
+    ids = second["user_map"][schema.USER_ID].to_list()
+    assert ids[1:] == ["n", "a"]
+    assert "m" not in ids[0]
+    assert second["histories"].user_index_U.tolist() == [1, 2]
+    assert run("na", "abcd", second, forgotten=["m"])["user_map"].equals(second["user_map"])

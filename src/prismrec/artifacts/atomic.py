@@ -8,6 +8,7 @@ folder, which the kernel drops with the process, so that nobody has to guess fro
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,6 +16,8 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from prismrec.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -31,6 +34,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: if `target` exists; it is left as it is.
+        UserError: if the disk is full.
     """
     parent = target.parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +52,30 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         _flush_tree(temporary)
         temporary.rename(target)
         _flush(parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, Exception) and _is_full_disk(error):
+            raise UserError(
+                f"The disk is full: {target.name} could not be written, and nothing of it was kept.",
+                str(parent),
+                "Make room there, or choose a folder on another disk; then run the same command again.",
+            ) from error
         raise
     finally:
         os.close(writing)
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether an error comes from a disk or quota without room; polars and pyarrow only say so in words."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder in one step: under its name there is the whole of it, or nothing."""
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}-{secrets.token_hex(4)}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # what is left of it the next save beside it removes
 
 
 def sha256_file(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 Suites are built from the contract, in Python. Great Expectations has no polars engine, so the needed
 columns go to its pandas engine as Arrow-backed pandas; beyond `row_check_limit` rows polars counts the
-broken rows of every rule, and the expectations see that one-row table instead. The result says which of
+broken rows of every rule as a stream, and the expectations see that one-row table instead. The result says which of
 the two was done. Runs offline: analytics and progress bars are off, nothing is kept but what is returned.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from prismrec.data.contract import Contract, Expectation, Rule
+from prismrec.data.validation import count_broken
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class Checks(NamedTuple):
     docs: dict[str, bytes]
 
 
-def run_expectations(tables: Sequence[tuple[Contract, pl.DataFrame]], row_check_limit: int) -> Checks:
+def run_expectations(tables: Sequence[tuple[Contract, pl.LazyFrame]], row_check_limit: int) -> Checks:
     """Run each contract's suite over its validated table and build the Data Docs."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which already reads it
     import great_expectations as gx
@@ -99,14 +100,16 @@ def _project(docs_folder: str) -> Any:
     )
 
 
-def _run_suite(context: Any, contract: Contract, validated: pl.DataFrame, row_check_limit: int) -> SuiteResult:
+def _run_suite(context: Any, contract: Contract, validated: pl.LazyFrame, row_check_limit: int) -> SuiteResult:
     import great_expectations as gx
 
-    every_row = len(validated) <= row_check_limit
-    frame = _checked_columns(contract, validated) if every_row else _rule_counts(contract, validated)
+    rows = int(validated.select(pl.len()).collect(engine="streaming").item())
+    every_row = rows <= row_check_limit
+    rules = [rule for rule in contract.rules if rule.expectations]
+    frame = _checked_columns(contract, validated) if every_row else _rule_counts(contract, validated, rules)
     expectations = [
         _build(rule, expectation)
-        for rule in contract.rules
+        for rule in rules
         for expectation in (rule.expectations if every_row else (_none_broken(rule),))
     ]
     suite = context.suites.add(gx.ExpectationSuite(contract.table, expectations=expectations))
@@ -127,14 +130,13 @@ def _run_suite(context: Any, contract: Contract, validated: pl.DataFrame, row_ch
     return SuiteResult(contract.table, EVERY_ROW if every_row else COUNTS, tuple(results))
 
 
-def _checked_columns(contract: Contract, validated: pl.DataFrame) -> "pd.DataFrame":
+def _checked_columns(contract: Contract, validated: pl.LazyFrame) -> "pd.DataFrame":
     columns = [expression.alias(name) for name, expression in contract.checked.items()]
-    return validated.select(columns).to_pandas(use_pyarrow_extension_array=True)
+    return validated.select(columns).collect(engine="streaming").to_pandas(use_pyarrow_extension_array=True)
 
 
-def _rule_counts(contract: Contract, validated: pl.DataFrame) -> "pd.DataFrame":
-    counts = [rule.broken.fill_null(False).sum().alias(rule.name) for rule in contract.rules]
-    return validated.select(counts).to_pandas()
+def _rule_counts(contract: Contract, validated: pl.LazyFrame, rules: list[Rule]) -> "pd.DataFrame":
+    return pl.DataFrame(count_broken(validated, contract, rules)).to_pandas()
 
 
 def _none_broken(rule: Rule) -> Expectation:

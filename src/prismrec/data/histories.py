@@ -1,11 +1,14 @@
 """Histories and cut points as flat numpy arrays (CSR), the shape in which models read them.
 
-Our choice: compressed rows instead of padded matrices or Python lists, so that 10 million events are
-three arrays. This module imports numpy alone, for the serving engine may read it too; polars is
-imported when a frame is converted.
+Our choices: compressed rows instead of padded matrices or lists, so that 100 million events are three arrays; on
+disk one `.npy` file an array, because that maps into memory as it lies: opening reads nothing, a user's events are
+two array look-ups away, and processes that open the same folder share its pages. This module imports numpy alone,
+for the serving engine may read it too; polars is imported when a frame is converted.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +17,20 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import polars as pl
 
+BLOCK = 4_000_000  # events looked at together
+
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
+
+
+def blocks(offsets: Int64Array, events: int) -> Iterator[slice]:
+    """Ranges of rows that hold about `events` events each, one row at least: for work in bounded memory."""
+    first, rows = 0, len(offsets) - 1
+    while first < rows:
+        last = int(np.searchsorted(offsets, offsets[first] + events, side="right")) - 1
+        last = max(last, first + 1)
+        yield slice(first, last)
+        first = last
 
 
 @dataclass(frozen=True)
@@ -43,21 +58,46 @@ class Histories:
         """Events of each user, int64 [U]."""
         return np.diff(self.offsets)
 
+    def of(self, row: int) -> tuple[Int32Array, Int64Array]:
+        """Items and times of the user of one row, as views: nothing is copied."""
+        events = slice(self.offsets[row], self.offsets[row + 1])
+        return self.items[events], self.timestamps[events]
+
     @classmethod
-    def from_frame(cls, frame: "pl.DataFrame") -> "Histories":
-        """Flatten the `histories` table (see `prismrec.data.schema.HISTORIES`)."""
-        import polars as pl
-
-        from prismrec.data.schema import ITEM_INDICES, TIMESTAMPS, USER_INDEX
-
-        lengths = frame.get_column(ITEM_INDICES).list.len().cast(pl.Int64).to_numpy()
-        assert (lengths > 0).all(), "an active user has at least one event"
+    def from_lists(
+        cls, items: Sequence[Sequence[int]], timestamps: Sequence[Sequence[int]] | None = None
+    ) -> "Histories":
+        """Histories of users 0, 1, …, for small data; without times an event's time is its place."""
+        times = timestamps if timestamps is not None else [range(len(row)) for row in items]
         return cls(
-            user_index_U=frame.get_column(USER_INDEX).to_numpy(),
-            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),
-            items=frame.get_column(ITEM_INDICES).explode().to_numpy(),
-            timestamps=frame.get_column(TIMESTAMPS).explode().to_numpy(),
+            user_index_U=np.arange(len(items), dtype=np.int32),
+            offsets=np.cumsum([0, *map(len, items)], dtype=np.int64),
+            items=np.array([item for row in items for item in row], dtype=np.int32),
+            timestamps=np.array([time for row in times for time in row], dtype=np.int64),
         )
+
+    def save(self, folder: Path) -> None:
+        """Write one `.npy` file an array into a new folder."""
+        folder.mkdir(parents=True)
+        for field in fields(self):
+            np.save(folder / f"{field.name}.npy", getattr(self, field.name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Histories":
+        """Map the arrays of a folder into memory, read-only."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names))
+
+
+def trained_items(histories: Histories, train_end_U: Int32Array, num_items: int) -> NDArray[np.bool_]:
+    """Which items occur in anybody's training events: bool [N]."""
+    trained_N = np.zeros(num_items, np.bool_)
+    for rows in blocks(histories.offsets, BLOCK):
+        first, last = histories.offsets[rows.start], histories.offsets[rows.stop]
+        ends = histories.offsets[:-1][rows] + train_end_U[rows]
+        trained = np.arange(first, last) < np.repeat(ends, histories.lengths[rows])
+        trained_N[histories.items[first:last][trained]] = True
+    return trained_N
 
 
 @dataclass(frozen=True)

@@ -1,133 +1,168 @@
-"""The validation report: what came in, what was refused and why, and what the data look like.
+"""The validation report: what came in, what was refused and why, what is odd, what moved, what the data look like.
 
-Our choices: everything is computed from the tables alone, so that the same tables give the same bytes
-(no time of day anywhere); user ids are hashed in examples; what Great Expectations says is part of it.
+Our choices: everything is computed from the written tables alone, so that the same tables give the same bytes (no time
+of day anywhere); user ids are hashed in examples; what Great Expectations says is part of it; that no row vanished is
+asserted here, over what lies on the disk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from prismrec.data import schema
 from prismrec.data.contract import INTERACTIONS, ITEMS, Contract, Rule, interactions_contract, items_contract
+from prismrec.data.drift import compare
 from prismrec.data.expectations import SuiteResult, run_expectations
+from prismrec.data.profile import Figures, count_figures, make_profile
 from prismrec.data.report_page import render_page
-from prismrec.data.validation import ValidatedTables, count_rules, show_row
+from prismrec.data.validation import ValidatedTables, count_broken, count_rules, show_row
+from prismrec.data.watches import Watch
 from prismrec.parameters.data_validation import DataValidationParameters
 
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+MEND_DRIFT = (
+    "check that the source is whole and of the same meaning; or raise data_validation.drift_change, drift_index"
+)
 
 
 class Reports(NamedTuple):
-    """The report as JSON and as a page, the Data Docs' files, and the stage's metrics."""
+    """The report as JSON and as a page, the Data Docs' files, the stage's metrics, and the profile to compare with."""
 
     report: dict[str, Any]
     page: str
     data_docs: dict[str, bytes]
     metrics: dict[str, Any]
+    profile: dict[str, Any]
 
 
-def build_reports(raw_rows: dict[str, int], tables: ValidatedTables, parameters: DataValidationParameters) -> Reports:
+def build_reports(
+    raw_rows: Mapping[str, int],
+    tables: ValidatedTables,
+    facts: Mapping[str, Any],
+    previous_profile: Mapping[str, Any] | None,
+    parameters: DataValidationParameters,
+) -> Reports:
     """Describe one validation.
 
     Args:
         raw_rows: rows that came in, by table name.
         tables: what came out.
+        facts: what the source says about its reading.
+        previous_profile: that of the last accepted version, if any.
         parameters: those of the validation.
     """
     contracts = {
-        ITEMS: items_contract(),
+        ITEMS: items_contract(parameters),
         INTERACTIONS: interactions_contract(parameters, tables.items.get_column(schema.ITEM_ID)),
     }
-    validated = {ITEMS: tables.items, INTERACTIONS: tables.interactions}
+    validated = {ITEMS: tables.items.lazy(), INTERACTIONS: tables.interactions}
     checks = run_expectations([(contracts[name], validated[name]) for name in contracts], parameters.row_check_limit)
     for suite in checks.suites:
         assert suite.passed, f"the contract's two readings of {suite.table} disagree: {suite.results}"
+    figures = count_figures(tables.interactions, tables.items, parameters.burst_events)
+    profile = make_profile(figures)
     report = {
         "source": parameters.source,
+        "facts": dict(facts),
         "tables": {
-            suite.table: _table_report(
-                contracts[suite.table], raw_rows[suite.table], validated[suite.table], tables.quarantine,
-                suite, parameters.examples_per_rule,
-            )
+            suite.table: {
+                **_account(raw_rows[suite.table], validated[suite.table], tables.quarantine, suite.table),
+                "rules": _rules(contracts[suite.table], validated[suite.table], tables.quarantine, parameters),
+                "watches": [_watched(watch, figures, parameters) for watch in contracts[suite.table].watches],
+                "expectations": _expectations(suite),
+            }
             for suite in checks.suites
         },
-        "profile": profile(tables.interactions),
-    }  # fmt: skip
-    return Reports(report, render_page(report), checks.docs, _metrics(report))
-
-
-def profile(interactions: pl.DataFrame) -> dict[str, Any]:
-    """Users, items, time span (seconds), and quantiles of history length and popularity (events)."""
-    time = interactions.get_column(schema.TIMESTAMP)
-    return {
-        "events": len(interactions),
-        "users": interactions.get_column(schema.USER_ID).n_unique(),
-        "items_with_events": interactions.get_column(schema.ITEM_ID).n_unique(),
-        "first_timestamp": time.min(),
-        "last_timestamp": time.max(),
-        "history_length": _group_sizes(interactions, schema.USER_ID),
-        "popularity": _group_sizes(interactions, schema.ITEM_ID),
+        "drift": compare(previous_profile, profile, parameters),
+        "profile": profile,
     }
+    report["warnings"] = list_warnings(report)
+    return Reports(report, render_page(report), checks.docs, _metrics(report), profile)
 
 
-def _group_sizes(interactions: pl.DataFrame, column: str) -> dict[str, float]:
-    sizes = interactions.group_by(column).len().get_column("len")
-    # The sum first: a mean over an unordered group_by could differ in its last bit from run to run.
-    quantiles = {f"p{round(100 * q)}": float(sizes.quantile(q, "lower") or 0) for q in QUANTILES}
-    return {"mean": round(len(interactions) / len(sizes), 3), **quantiles}
-
-
-def _table_report(
-    contract: Contract,
-    rows_in: int,
-    validated: pl.DataFrame,
-    quarantine: pl.DataFrame,
-    suite: SuiteResult,
-    examples: int,
-) -> dict[str, Any]:
-    own = quarantine.filter(pl.col("table") == contract.table)
-    counts = count_rules(own)
+def _account(rows_in: int, validated: pl.LazyFrame, quarantine: pl.LazyFrame, table: str) -> dict[str, Any]:
+    """Count the written rows; one that is nowhere, or in two places, is a bug."""
+    rows_out, quarantined = _rows(validated), _rows(quarantine.filter(pl.col("table") == table))
+    assert rows_in == rows_out + quarantined, f"{table}: {rows_in} rows in, {rows_out} out, {quarantined} quarantined"
     return {
         "rows_in": rows_in,
-        "rows_out": len(validated),
-        "rows_quarantined": len(own),
-        "quarantined_share": round(len(own) / rows_in, 6),
-        "rules": [
-            _warning_report(rule, validated)
-            if rule.severity == "warn"
-            else _rule_report(rule, counts.get(rule.name, 0), own, examples)
-            for rule in contract.rules
-        ],
-        "expectations": {
-            "computed": suite.computed,
-            "passed": suite.passed,
-            "results": [dict(vars(result)) for result in suite.results],
-        },
+        "rows_out": rows_out,
+        "rows_quarantined": quarantined,
+        "quarantined_share": round(quarantined / rows_in, 6),
     }
 
 
-def _rule_report(rule: Rule, rows: int, quarantine: pl.DataFrame, examples: int) -> dict[str, Any]:
-    broken = quarantine.filter(pl.col("rules").list.contains(rule.name)).head(examples)
+def _rows(table: pl.LazyFrame) -> int:
+    return int(table.select(pl.len()).collect(engine="streaming").item())
+
+
+def _rules(
+    contract: Contract, validated: pl.LazyFrame, quarantine: pl.LazyFrame, parameters: DataValidationParameters
+) -> list[dict[str, Any]]:
+    own = quarantine.filter(pl.col("table") == contract.table)
+    warning = [rule for rule in contract.rules if rule.severity == "warn"]
+    # Rows with a warning stay in the table; their count is the report's only trace of them.
+    counts = {**count_rules(own), **(count_broken(validated, contract, warning) if warning else {})}
+    return [_rule(rule, counts.get(rule.name, 0), own, parameters.examples_per_rule) for rule in contract.rules]
+
+
+def _rule(rule: Rule, rows: int, quarantine: pl.LazyFrame, examples: int) -> dict[str, Any]:
+    described = {"name": rule.name, "severity": rule.severity, "sentence": rule.sentence, "mend": rule.mend}
+    if not rows or rule.severity == "warn":
+        return {**described, "rows": rows, "examples": []}
+    broken = quarantine.filter(pl.col("rules").list.contains(rule.name)).head(examples).collect(engine="streaming")
+    shown = [
+        {"where": f"{row[schema.SOURCE_FILE]}, row {row[schema.SOURCE_ROW]}", "row": show_row(row["row"])}
+        for row in broken.iter_rows(named=True)
+    ]
+    return {**described, "rows": rows, "examples": shown}
+
+
+def _watched(watch: Watch, figures: Figures, parameters: DataValidationParameters) -> dict[str, Any]:
+    found = watch.find(figures, parameters)
     return {
-        **_describe(rule),
-        "rows": rows,
-        "examples": [
-            {"where": f"{row[schema.SOURCE_FILE]}, row {row[schema.SOURCE_ROW]}", "row": show_row(row["row"])}
-            for row in broken.iter_rows(named=True)
-        ],
+        "name": watch.name,
+        "sentence": watch.sentence,
+        "mend": watch.mend,
+        "count": found.number,
+        "detail": found.detail if found.number else "",
     }
 
 
-def _warning_report(rule: Rule, validated: pl.DataFrame) -> dict[str, Any]:
-    """Rows with a warning stay in the table; their count is the report's only trace of them."""
-    rows = validated.select(rule.broken.fill_null(False).sum()).item()
-    return {**_describe(rule), "rows": rows, "examples": []}
+def _expectations(suite: SuiteResult) -> dict[str, Any]:
+    return {
+        "computed": suite.computed,
+        "passed": suite.passed,
+        "results": [dict(vars(result)) for result in suite.results],
+    }
 
 
-def _describe(rule: Rule) -> dict[str, str]:
-    return {"name": rule.name, "severity": rule.severity, "sentence": rule.sentence}
+def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Everything that was found odd, of both tables and of drift, which has no count."""
+    warnings = []
+    for table, found in report["tables"].items():
+        rules = [{**rule, "count": rule["rows"], "detail": ""} for rule in found["rules"] if rule["severity"] == "warn"]
+        warnings += [{"table": table, **w} for w in (*rules, *found["watches"]) if w["count"]]
+    moved = [measure for measure in report["drift"] or [] if measure["moved"]]
+    warnings += [
+        {
+            "table": "drift",
+            "name": measure["what"].replace(" ", "_"),
+            "count": None,
+            "sentence": f"The {measure['what'].replace('_', ' ')} moved since the last accepted version.",
+            "detail": _change(measure),
+            "mend": MEND_DRIFT,
+        }
+        for measure in moved
+    ]
+    kept = ("table", "name", "count", "sentence", "detail", "mend")
+    return [{key: warning[key] for key in kept} for warning in warnings]
+
+
+def _change(measure: Mapping[str, Any]) -> str:
+    if measure["index"]:
+        return f"population stability index {measure['change']:.3f}"
+    return f"from {measure['before']:,.10g} to {measure['now']:,.10g} ({measure['change']:+.1%})"
 
 
 def _metrics(report: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +172,9 @@ def _metrics(report: dict[str, Any]) -> dict[str, Any]:
         for key in ("rows_in", "rows_out", "rows_quarantined", "quarantined_share"):
             metrics[f"{name}_{key}"] = table[key]
         metrics |= {f"{name}_{rule['name']}": rule["rows"] for rule in table["rules"]}
+        metrics |= {f"{name}_{watch['name']}": watch["count"] for watch in table["watches"]}
         metrics[f"{name}_expectations_computed"] = table["expectations"]["computed"]
         metrics[f"{name}_expectations"] = len(table["expectations"]["results"])
-    users_events: Sequence[str] = ("events", "users", "items_with_events")
-    return metrics | {key: report["profile"][key] for key in users_events}
+    metrics["warnings"] = len(report["warnings"])
+    metrics["figures_that_moved"] = sum(measure["moved"] for measure in report["drift"] or [])
+    return metrics | {key: report["profile"][key] for key in ("events", "users", "items_with_events")}

@@ -16,9 +16,11 @@ the shares hold on average; C puts events at the very time of a cut after it.
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from prismrec.data import schema
+from prismrec.data.histories import Histories, blocks
 from prismrec.errors import DataRejected
 from prismrec.parameters.sequence_building import SequenceBuildingParameters
 
@@ -33,12 +35,10 @@ CUT_POINTS = (
 )
 WHOLE = 1e-9  # so that 80 % of 5 events are 4, whatever the rounding
 EVENT_ORDER = "timestamp, then row of the source file"
-LENGTH = pl.col(schema.ITEM_INDICES).list.len().cast(pl.Int32)
+HASHED_EVENTS = 2_000_000  # events whose ids are held as text at once
 
 
-def make_splits(
-    histories: pl.DataFrame, user_map: pl.DataFrame, parameters: SequenceBuildingParameters
-) -> pl.DataFrame:
+def make_splits(histories: Histories, user_map: pl.DataFrame, parameters: SequenceBuildingParameters) -> pl.DataFrame:
     """The `splits` table under the chosen protocol, one row a user of `histories`.
 
     Raises:
@@ -63,14 +63,15 @@ def make_splits(
     return splits
 
 
-def leave_one_out(histories: pl.DataFrame) -> pl.DataFrame:
+def leave_one_out(histories: Histories) -> pl.DataFrame:
     """Protocol A: of every user the last event tests, the one before it validates, the others train."""
-    assert histories.select((LENGTH >= FEWEST_EVENTS).all()).item(), "too short a history for leave-one-out"
-    return _table(histories, LENGTH - 2, LENGTH - 2, LENGTH - 1, LENGTH - 1, LENGTH)
+    length_U = histories.lengths
+    assert (length_U >= FEWEST_EVENTS).all(), "too short a history for leave-one-out"
+    return _table(histories, length_U - 2, length_U - 2, length_U - 1, length_U - 1, length_U)
 
 
 def multi_target_users(
-    histories: pl.DataFrame, user_map: pl.DataFrame, holdout_share: float, target_share: float, seed: int
+    histories: Histories, user_map: pl.DataFrame, holdout_share: float, target_share: float, seed: int
 ) -> pl.DataFrame:
     """Protocol B: a share of users validates, as large a share tests, the others train.
 
@@ -81,20 +82,25 @@ def multi_target_users(
         target_share: share of a held-out user's last events that are targets: one at least, not all.
         seed: draws the users.
     """
-    assert histories.select((LENGTH >= 2).all()).item(), "no room for a history and a target"
-    users = histories.join(user_map, on=schema.USER_INDEX, how="left", maintain_order="left")
-    draw = pl.Series("draw", [_uniform(seed, user) for user in users.get_column(schema.USER_ID)], dtype=pl.Float64)
-    start = (LENGTH * (1 - target_share) + WHOLE).floor().cast(pl.Int32).clip(1, LENGTH - 1)
-    validates, tests = pl.col("draw") < holdout_share, pl.col("draw") >= 1 - holdout_share
-    held = validates | tests
+    length_U = histories.lengths
+    assert (length_U >= 2).all(), "no room for a history and a target"
+    draw_U = np.array([_uniform(seed, user) for user in user_ids(histories, user_map)])
+    start_U = np.clip(np.floor(length_U * (1 - target_share) + WHOLE).astype(np.int64), 1, length_U - 1)
+    validates_U, tests_U = draw_U < holdout_share, draw_U >= 1 - holdout_share
+    held_U = validates_U | tests_U
     return _table(
-        histories.with_columns(draw),
-        pl.when(held).then(0).otherwise(LENGTH),
-        pl.when(held).then(start).otherwise(LENGTH),
-        pl.when(tests).then(start).otherwise(LENGTH),
-        pl.when(tests).then(start).otherwise(LENGTH),
-        LENGTH,
+        histories,
+        np.where(held_U, 0, length_U),
+        np.where(held_U, start_U, length_U),
+        np.where(tests_U, start_U, length_U),
+        np.where(tests_U, start_U, length_U),
+        length_U,
     )
+
+
+def user_ids(histories: Histories, user_map: pl.DataFrame) -> pl.Series:
+    """Ids of the users of every row; a user's index is its row in the map."""
+    return user_map.get_column(schema.USER_ID).gather(histories.user_index_U)
 
 
 def _uniform(seed: int, user_id: str) -> float:
@@ -102,7 +108,7 @@ def _uniform(seed: int, user_id: str) -> float:
     return int.from_bytes(sha256(f"{seed}{FIELD}{user_id}".encode()).digest()[:6]) / 2**48
 
 
-def global_time(histories: pl.DataFrame, holdout_share: float) -> pl.DataFrame:
+def global_time(histories: Histories, holdout_share: float) -> pl.DataFrame:
     """Protocol C: events before the first cut train, those before the second validate, all others test.
 
     A user without an event before a cut has no history there, and no case.
@@ -110,39 +116,42 @@ def global_time(histories: pl.DataFrame, holdout_share: float) -> pl.DataFrame:
     Args:
         holdout_share: share of the events in validation, and in test.
     """
-    first, second = time_cuts(histories, holdout_share)
-    times = pl.col(schema.TIMESTAMPS).list
-    before_first = times.eval(pl.element() < first).list.sum().cast(pl.Int32)
-    before_second = times.eval(pl.element() < second).list.sum().cast(pl.Int32)
+    first_U, second_U = (_before(histories, cut) for cut in time_cuts(histories, holdout_share))
     return _table(
         histories,
-        before_first,
-        before_first,
-        pl.when(before_first > 0).then(before_second).otherwise(0),
-        before_second,
-        pl.when(before_second > 0).then(LENGTH).otherwise(0),
+        first_U,
+        first_U,
+        np.where(first_U > 0, second_U, 0),
+        second_U,
+        np.where(second_U > 0, histories.lengths, 0),
     )
 
 
-def time_cuts(histories: pl.DataFrame, holdout_share: float) -> tuple[int, int]:
+def _before(histories: Histories, cut: int) -> np.ndarray:
+    """How many of each user's events come before a time; every user has an event."""
+    return np.add.reduceat(histories.timestamps < cut, histories.offsets[:-1], dtype=np.int64)
+
+
+def time_cuts(histories: Histories, holdout_share: float) -> tuple[int, int]:
     """Times of the two cuts, seconds since 1970 UTC: quantiles of the event times."""
-    times = histories.get_column(schema.TIMESTAMPS).explode().sort()
-    first, second = (int((1 - share) * len(times) + WHOLE) for share in (2 * holdout_share, holdout_share))
-    return times[first], times[second]
+    events = len(histories.timestamps)
+    first, second = (int((1 - share) * events + WHOLE) for share in (2 * holdout_share, holdout_share))
+    ordered = np.partition(histories.timestamps, (first, second))
+    return int(ordered[first]), int(ordered[second])
 
 
-def _table(histories: pl.DataFrame, *points: pl.Expr) -> pl.DataFrame:
-    named = [point.alias(name) for name, point in zip(CUT_POINTS, points, strict=True)]
-    return histories.select(schema.USER_INDEX, *named).pipe(schema.conform, schema.SPLITS)
+def _table(histories: Histories, *points_U: np.ndarray) -> pl.DataFrame:
+    columns = dict(zip(CUT_POINTS, points_U, strict=True))
+    return pl.DataFrame({schema.USER_INDEX: histories.user_index_U, **columns}).pipe(schema.conform, schema.SPLITS)
 
 
-def count_cases(histories: pl.DataFrame, splits: pl.DataFrame) -> dict[str, dict[str, int]]:
+def count_cases(histories: Histories, splits: pl.DataFrame) -> dict[str, dict[str, int]]:
     """Users with targets, their targets, and users left out for want of a history, in validation and test.
 
     Targets are events here; what the rule on repeats leaves of them is counted when they are ranked.
     """
     counted = {}
-    length_U = histories.select(LENGTH).to_series()
+    length_U = pl.Series(histories.lengths)
     for part, start, end, last in (
         ("validation", schema.VALIDATION_START, schema.VALIDATION_END, splits.get_column(schema.TEST_START)),
         ("test", schema.TEST_START, schema.TEST_END, length_U),
@@ -156,7 +165,7 @@ def count_cases(histories: pl.DataFrame, splits: pl.DataFrame) -> dict[str, dict
     return counted
 
 
-def describe(histories: pl.DataFrame, parameters: SequenceBuildingParameters) -> dict[str, Any]:
+def describe(histories: Histories, parameters: SequenceBuildingParameters) -> dict[str, Any]:
     """The protocol in words: its name, what it does, and its rules on ties, repeats and time."""
     held, aimed = f"{100 * parameters.holdout_share:g} %", f"{100 * parameters.target_share:g} %"
     ties = f"Events of one user are ordered by {EVENT_ORDER}."
@@ -180,6 +189,7 @@ def describe(histories: pl.DataFrame, parameters: SequenceBuildingParameters) ->
             ties += " Events at the very time of a cut lie after it."
     repeats = {
         "first": "A user's later events of one item are dropped, so no target is in the history.",
+        "last": "A user's earlier events of one item are dropped, so no target is in the history.",
         "keep": "A user's repeated events of one item stay; several in the targets count once.",
     }[parameters.repeats]
     return {
@@ -191,39 +201,39 @@ def describe(histories: pl.DataFrame, parameters: SequenceBuildingParameters) ->
     }
 
 
-def split_hash(histories: pl.DataFrame, splits: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame) -> str:
+def split_hash(histories: Histories, splits: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame) -> str:
     """SHA-256 over one line a user, sorted by user id: the id, the item ids in order, the cut points.
 
     Where every target range is one event and the next begins at its end, as leave-one-out has it, ends follow from
-    starts and are not hashed.
+    starts and are not hashed. Users are taken block by block, so that only a block's ids are in memory as text.
     """
-    events = (
-        histories.lazy()
-        .select(schema.USER_INDEX, pl.col(schema.ITEM_INDICES).alias(schema.ITEM_INDEX))
-        .explode(schema.ITEM_INDEX)
-        .join(
-            item_map.lazy().select(schema.ITEM_INDEX, schema.ITEM_ID),
-            on=schema.ITEM_INDEX,
-            maintain_order="left",
-        )
-        .group_by(schema.USER_INDEX, maintain_order=True)
-        .agg(pl.col(schema.ITEM_ID).str.join(EVENT))
-    )
-    lines = (
-        events.join(user_map.lazy().select(schema.USER_INDEX, schema.USER_ID), on=schema.USER_INDEX)
-        .join(splits.lazy(), on=schema.USER_INDEX)
-        .sort(schema.USER_ID)
-        .select(pl.concat_str(schema.USER_ID, schema.ITEM_ID, *_hashed(histories, splits), separator=FIELD))
-        .collect()
-        .to_series()
-    )
+    hashed = _hashed(histories, splits)
+    ids = user_ids(histories, user_map)
+    order_U = ids.arg_sort().to_numpy()
+    item_ids = item_map.get_column(schema.ITEM_ID)
+    sorted_offsets = np.concatenate([[0], np.cumsum(histories.lengths[order_U])])
     digest = sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
+    for block in blocks(sorted_offsets, HASHED_EVENTS):
+        rows = order_U[block]
+        lines = pl.DataFrame({"user": ids.gather(rows), "items": _joined(histories, rows, item_ids)}).hstack(
+            splits.select(hashed)[rows]
+        )
+        for line in lines.select(pl.concat_str("user", "items", *hashed, separator=FIELD)).to_series():
+            digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
 
-def _hashed(histories: pl.DataFrame, splits: pl.DataFrame) -> tuple[str, ...]:
-    if histories.select((LENGTH >= FEWEST_EVENTS).all()).item() and splits.equals(leave_one_out(histories)):
+def _joined(histories: Histories, rows: np.ndarray, item_ids: pl.Series) -> pl.Series:
+    """The item ids of each row as one text."""
+    length_B = histories.lengths[rows]
+    row_E = np.repeat(np.arange(len(rows)), length_B)
+    shift_B = histories.offsets[rows] - (np.cumsum(length_B) - length_B)
+    items_E = histories.items[np.arange(len(row_E)) + shift_B[row_E]]
+    events = pl.DataFrame({"row": row_E, "item": item_ids.gather(items_E)})
+    return events.group_by("row", maintain_order=True).agg(pl.col("item").str.join(EVENT)).get_column("item")
+
+
+def _hashed(histories: Histories, splits: pl.DataFrame) -> tuple[str, ...]:
+    if (histories.lengths >= FEWEST_EVENTS).all() and splits.equals(leave_one_out(histories)):
         return (schema.TRAIN_END, schema.VALIDATION_START, schema.TEST_START)
     return CUT_POINTS

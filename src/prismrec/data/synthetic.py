@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from prismrec.data import schema
 from prismrec.data.vocabulary import INTERESTS
-from prismrec.parameters.data_validation import SyntheticWorld
+from prismrec.parameters.sources import SyntheticWorld
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -377,7 +377,8 @@ def _located(frame: pl.DataFrame, name: str, columns: pl.Schema) -> pl.DataFrame
         pl.lit(name).alias(schema.SOURCE_FILE),
         pl.int_range(pl.len(), dtype=pl.Int64).alias(schema.SOURCE_ROW),
     )
-    return schema.conform(located, columns)
+    absent = (pl.lit(None).alias(column) for column in columns if column not in located.columns)
+    return schema.conform(located.with_columns(absent), columns)
 
 
 def _truth_frame(catalogue: Catalogue, tastes: Tastes) -> pl.DataFrame:

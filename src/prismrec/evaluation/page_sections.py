@@ -27,7 +27,7 @@ from prismrec.evaluation.rows import (
     rows_of,
     span,
 )
-from prismrec.evaluation.svg import Axis, Bar, Point, Series, bar_chart, dot_chart, key, line_chart
+from prismrec.pages.svg import Axis, Bar, Point, Series, bar_chart, dot_chart, key, line_chart
 
 NAMES = {
     "hr": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "coverage", "gini": "Gini of exposure",

@@ -11,7 +11,6 @@ from html import escape
 from typing import Any
 
 from prismrec.evaluation import page_sections as sections
-from prismrec.evaluation.page_style import STYLE
 from prismrec.evaluation.rows import (
     MISSING,
     TIME_FREE_SUFFIX,
@@ -24,6 +23,7 @@ from prismrec.evaluation.rows import (
     rows_of,
     span,
 )
+from prismrec.pages.style import STYLE
 
 WIDTH = 120  # columns of a terminal
 # Column: header, metric, whether its interval stands beside it.

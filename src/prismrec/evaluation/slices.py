@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from prismrec.data.histories import Histories
 from prismrec.evaluation.evaluate import Ranked
 from prismrec.evaluation.intervals import DRAWS, bootstrap_means
 from prismrec.evaluation.protocols import Cases
@@ -56,7 +57,7 @@ class Planted(NamedTuple):
 
 
 def read_planted(
-    truth: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame, histories: pl.DataFrame
+    truth: pl.DataFrame, item_map: pl.DataFrame, user_map: pl.DataFrame, histories: Histories
 ) -> Planted | None:
     """The planted truth by index; None where nothing was planted (real data).
 
@@ -68,7 +69,8 @@ def read_planted(
     """
     import polars as pl
 
-    from prismrec.data.schema import ITEM_ID, USER_ID, USER_INDEX
+    from prismrec.data.schema import ITEM_ID, USER_ID
+    from prismrec.data.splits import user_ids
 
     if truth.is_empty():
         return None
@@ -80,7 +82,7 @@ def read_planted(
         .with_columns(pl.col("interest").replace_strict(names, range(len(names)), return_dtype=pl.Int64))
     )
     held = truth.filter(pl.col("kind") == "user").group_by("id").len("held")
-    users = histories.select(USER_INDEX).join(user_map, on=USER_INDEX, how="left", maintain_order="left")
+    users = user_ids(histories, user_map).alias(USER_ID).to_frame()
     held_U = users.join(held, left_on=USER_ID, right_on="id", how="left", maintain_order="left")
     interest_N = item_map.join(main, left_on=ITEM_ID, right_on="id", how="left", maintain_order="left")
     return Planted(

@@ -14,7 +14,7 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro.io.core import VersionNotFoundError
 
 from prismrec.artifacts import manifest as manifests
-from prismrec.artifacts.atomic import atomic_folder
+from prismrec.artifacts.atomic import atomic_folder, remove_folder
 from prismrec.artifacts.lineage import stage_command
 from prismrec.artifacts.manifest import Manifest, Provenance
 from prismrec.errors import MissingArtefact
@@ -36,6 +36,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         nullable: load() returns None while no version exists, instead of raising.
         volatile: its bytes differ from run to run for a reason outside of the project; the stage's manifest then
             says so instead of giving a hash.
+        keep: newest versions that stay on the disk; older ones are removed once a new one is written. All by default.
         metadata: ignored here; Kedro-Viz reads the layer from it.
     """
 
@@ -49,6 +50,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         version: Version | None = None,
         nullable: bool = False,
         volatile: bool = False,
+        keep: int | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -57,7 +59,10 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
             exists_function=_is_complete,
         )
         assert self._filepath.name != manifests.MANIFEST_NAME, "the payload needs a name of its own"
+        if keep is not None and keep < 1:
+            raise DatasetError(f"{filepath}: keep is {keep}, but at least one version has to stay.")
         self.nullable = nullable
+        self.keep = keep
         self.volatile = volatile
         self.metadata = metadata
         self.name = self._filepath.stem
@@ -173,6 +178,13 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
                 **self._provenance.model_dump(),
             )
             manifests.write_manifest(manifest, folder)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        if self.keep is not None:
+            complete = sorted(file.parent for file in self.entry.glob(f"[!.]*/{manifests.MANIFEST_NAME}"))
+            for version in complete[: -self.keep]:
+                remove_folder(version)
 
     def _exists(self) -> bool:
         return not self._pinned_absent and _is_complete(str(self._get_load_path()))

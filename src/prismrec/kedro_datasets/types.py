@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+    from prismrec.data.histories import Histories
+    from prismrec.data.tables import Sinkable
+
 # Fixed, since by default polars cuts row groups by the number of threads.
 ROWS_PER_GROUP = 262_144
 # Kedro-Viz shows what preview() returns by the name of its return type.
@@ -43,6 +46,18 @@ class Model(Savable, Protocol):
     kind: ClassVar[str]
 
 
+class LazyParquetDataset(ArtefactDataset["Sinkable", "pl.LazyFrame"]):
+    """A table that need not fit into memory as one Parquet file: saved as a stream, in order, and loaded lazily."""
+
+    def _write(self, data: "Sinkable", path: Path) -> None:
+        data.sink_parquet(path, compression="zstd", row_group_size=ROWS_PER_GROUP, maintain_order=True)
+
+    def _read(self, path: Path) -> "pl.LazyFrame":
+        import polars as pl
+
+        return pl.scan_parquet(path, glob=False)
+
+
 class ParquetDataset(ArtefactDataset["pl.DataFrame", "pl.DataFrame"]):
     """A polars frame as one Parquet file."""
 
@@ -55,6 +70,18 @@ class ParquetDataset(ArtefactDataset["pl.DataFrame", "pl.DataFrame"]):
 
         # A version is never changed, but it may be removed while the frame lives: no memory map.
         return pl.read_parquet(path, memory_map=False, glob=False)
+
+
+class HistoriesDataset(ArtefactDataset["Histories", "Histories"]):
+    """Histories as a folder of arrays, mapped into memory when they are loaded."""
+
+    def _write(self, data: "Histories", path: Path) -> None:
+        data.save(path)
+
+    def _read(self, path: Path) -> "Histories":
+        from prismrec.data.histories import Histories
+
+        return Histories.load(path)
 
 
 class JsonDataset(ArtefactDataset[dict[str, Any], dict[str, Any]]):

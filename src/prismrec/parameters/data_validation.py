@@ -2,56 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from prismrec.parameters import StageParameters
+from prismrec.parameters.sources import FilesParameters, SourceName, SyntheticWorld
 
-SourceName = Literal["synthetic", "movielens_1m", "csv"]
 Severity = Literal["reject", "quarantine", "warn"]
-
-
-class SyntheticWorld(BaseModel):
-    """Size and habits of the world that the project generates itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    users: int = Field(default=2000, ge=50, le=1_000_000, description="Number of users.")
-    items: int = Field(default=1500, ge=240, le=2400, description="Number of items, those without events included.")
-    cold_items: int = Field(
-        default=40, ge=0, le=200, description="Items released at the end: only ever somebody's last event."
-    )
-    silent_items: int = Field(default=20, ge=0, le=200, description="Items without any event.")
-    median_events: float = Field(
-        default=32.0, gt=0, description="Median of the log-normal part of a history's length, events."
-    )
-    length_spread: float = Field(default=1.0, gt=0, le=3, description="Sigma of that log-normal; larger: heavier tail.")
-    longest_history: int = Field(default=400, ge=12, le=1000, description="Longest history, events.")
-    series_share: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Chance that the next event continues the series last met in its interest.",
-    )
-    stay_share: float = Field(
-        default=0.75,
-        ge=0,
-        le=1,
-        description="Chance that the next event of a session keeps the session's interest.",
-    )
-    explore_share: float = Field(default=0.05, ge=0, le=1, description="Chance of an event outside a user's interests.")
-    repeat_share: float = Field(default=0.02, ge=0, le=0.5, description="Chance of meeting an earlier item again.")
-    zipf_exponent: float = Field(
-        default=0.9, ge=0, le=3, description="Popularity of rank r in an interest is r ** -exponent."
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "SyntheticWorld":
-        if self.cold_items * 12 > self.users:
-            raise ValueError("cold_items needs at least 12 users an item, each of whom tries one of them last")
-        warm_items = self.items - self.cold_items - self.silent_items
-        if self.longest_history * 2 > warm_items:
-            raise ValueError(f"longest_history may be at most half of the {warm_items} items met before the end")
-        return self
 
 
 class DataValidationParameters(StageParameters):
@@ -60,7 +16,8 @@ class DataValidationParameters(StageParameters):
     source: SourceName = Field(description="Which registered source reads the raw data.")
     data_root: str = Field(description="Folder that holds the raw data sets; not read by the synthetic source.")
     folder: str = Field(default="", description="Folder of this data set below data_root.")
-    plots: bool = Field(default=True, description="movielens_1m: append each film's plot to its text, where known.")
+    plots: bool = Field(default=True, description="movielens 1M: append each film's plot to its text, where known.")
+    files: FilesParameters = Field(default_factory=FilesParameters, description="What the source `files` reads.")
     synthetic: SyntheticWorld = Field(default_factory=SyntheticWorld, description="The synthetic source's world.")
     unknown_items: Severity = Field(
         default="quarantine",
@@ -72,11 +29,33 @@ class DataValidationParameters(StageParameters):
         gt=0,
         description="Latest plausible time, seconds since 1970 UTC; fixed, not the clock's.",
     )
+    max_id_length: int = Field(default=256, ge=1, description="Longest id that is accepted, characters.")
+    max_title_length: int = Field(default=10_000, ge=1, description="Longest title that is accepted, characters.")
     max_quarantined_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
         description="Largest share of a table's rows that may be quarantined, 0 to 1.",
+    )
+    burst_events: int = Field(
+        default=1000, ge=1, description="Events of a user within a clock hour, more of which raise a warning."
+    )
+    max_share_of_one: float = Field(
+        default=0.1, gt=0, le=1, description="Share of all events, more of which in one user or item raise a warning."
+    )
+    max_gap_days: int = Field(default=60, ge=1, description="Days without an event, more of which raise a warning.")
+    max_popularity_gini: float = Field(
+        default=0.95, gt=0, le=1, description="Gini coefficient of the items' events beyond which a warning is raised."
+    )
+    drift_change: float = Field(
+        default=0.25,
+        gt=0,
+        description="Relative change of a figure against the last accepted version that raises a warning.",
+    )
+    drift_index: float = Field(
+        default=0.2,
+        gt=0,
+        description="Population stability index of a distribution, against that version, that raises a warning.",
     )
     examples_per_rule: int = Field(default=3, ge=0, le=50, description="Broken rows the report shows for each rule.")
     row_check_limit: int = Field(

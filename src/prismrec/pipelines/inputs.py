@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from prismrec.training.sequences import TrainingData
 
 
-def event_table(histories: pl.DataFrame) -> "EventTable":
+def event_table(histories: Histories) -> "EventTable":
     """All users' events."""
     from prismrec.models.events import EventTable
 
-    events = Histories.from_frame(histories)
-    return EventTable(events.offsets, events.items, events.timestamps)
+    return EventTable(histories.offsets, histories.items, histories.timestamps)
 
 
 def active_items(item_map: pl.DataFrame) -> np.ndarray:
@@ -30,7 +29,7 @@ def active_items(item_map: pl.DataFrame) -> np.ndarray:
 
 
 def training_data(
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     recommendable_N: np.ndarray,
     training: "TrainingParameters",

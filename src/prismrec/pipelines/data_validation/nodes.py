@@ -7,19 +7,31 @@ from typing import Any
 
 import polars as pl
 
+from prismrec.data.forget import WithoutUsers, leave_out_of_truth, requested
 from prismrec.parameters.data_validation import DataValidationParameters
 
 
-def read_source(parameters: DataValidationParameters) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Return raw interactions, raw items and planted truth of the configured source."""
+def read_source(
+    parameters: DataValidationParameters, forgotten_users: dict[str, Any] | None
+) -> tuple[pl.LazyFrame | WithoutUsers, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """Return raw interactions, raw items, planted truth and facts of the source, without users to forget."""
     from prismrec.data import sources
 
-    return sources.read_source(parameters)
+    tables = sources.read_source(parameters)
+    users = requested(forgotten_users)
+    if not users:
+        return tables
+    return (
+        WithoutUsers(tables.interactions, users, tables.facts),
+        tables.items,
+        leave_out_of_truth(tables.planted_truth, users),
+        tables.facts,
+    )
 
 
 def validate_tables(
-    raw_interactions: pl.DataFrame, raw_items: pl.DataFrame, parameters: DataValidationParameters
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    raw_interactions: pl.LazyFrame, raw_items: pl.DataFrame, parameters: DataValidationParameters
+) -> tuple[pl.LazyFrame, pl.DataFrame, pl.LazyFrame]:
     """Return validated interactions, validated items and the quarantine; stop past the threshold."""
     from prismrec.data import validation
 
@@ -27,20 +39,25 @@ def validate_tables(
 
 
 def build_reports(
-    raw_interactions: pl.DataFrame,
+    raw_interactions: pl.LazyFrame,
     raw_items: pl.DataFrame,
-    validated_interactions: pl.DataFrame,
+    validated_interactions: pl.LazyFrame,
     validated_items: pl.DataFrame,
-    quarantine: pl.DataFrame,
+    quarantine: pl.LazyFrame,
+    source_facts: dict[str, Any],
+    previous_data_profile: dict[str, Any] | None,
     parameters: DataValidationParameters,
-) -> tuple[dict[str, Any], str, dict[str, bytes], dict[str, Any]]:
-    """Check the validated tables with Great Expectations; return report, page, Data Docs and metrics."""
+) -> tuple[dict[str, Any], str, dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    """Describe what was written; return report, page, Data Docs, metrics and the profile of this version."""
     from prismrec.data import report
     from prismrec.data.contract import INTERACTIONS, ITEMS
     from prismrec.data.validation import ValidatedTables
 
+    events = int(raw_interactions.select(pl.len()).collect(engine="streaming").item())
     return report.build_reports(
-        {INTERACTIONS: len(raw_interactions), ITEMS: len(raw_items)},
+        {INTERACTIONS: events, ITEMS: len(raw_items)},
         ValidatedTables(validated_interactions, validated_items, quarantine),
+        source_facts,
+        previous_data_profile,
         parameters,
     )

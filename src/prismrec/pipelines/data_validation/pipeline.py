@@ -14,12 +14,17 @@ def create_pipeline() -> Pipeline:
     """Read, validate, report."""
     return Pipeline(
         [
-            Node(read_source, PARAMETERS, [*RAW, "planted_truth"], name="read_source"),
+            Node(
+                read_source,
+                [PARAMETERS, "forgotten_users"],
+                [*RAW, "planted_truth", "source_facts"],
+                name="read_source",
+            ),
             Node(validate_tables, [*RAW, PARAMETERS], VALIDATED, name="validate_tables"),
             Node(
                 build_reports,
-                [*RAW, *VALIDATED, PARAMETERS],
-                ["validation_report", "validation_page", "data_docs", "data_validation_metrics"],
+                [*RAW, *VALIDATED, "source_facts", "previous_data_profile", PARAMETERS],
+                ["validation_report", "validation_page", "data_docs", "data_validation_metrics", "data_profile"],
                 name="build_reports",
             ),
         ],

@@ -21,7 +21,7 @@ from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
 
 
 def train_sasrec(
-    item_map: pl.DataFrame, histories: pl.DataFrame, splits: pl.DataFrame, parameters: EvaluationParameters
+    item_map: pl.DataFrame, histories: Histories, splits: pl.DataFrame, parameters: EvaluationParameters
 ) -> tuple[Any, dict[str, Any]]:
     """The single-vector baseline and its training curve."""
     from prismrec.models.sasrec import SASRec, SASRecConfig
@@ -35,7 +35,7 @@ def train_sasrec(
 
 
 def train_comirec(
-    item_map: pl.DataFrame, histories: pl.DataFrame, splits: pl.DataFrame, parameters: EvaluationParameters
+    item_map: pl.DataFrame, histories: Histories, splits: pl.DataFrame, parameters: EvaluationParameters
 ) -> tuple[Any, dict[str, Any]]:
     """The multi-interest baseline and its training curve."""
     from prismrec.models.comirec import ComiRec, ComiRecConfig
@@ -51,7 +51,7 @@ def _train_baseline(
     sizes: Any,
     task_class: Any,
     item_map: pl.DataFrame,
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
 ) -> tuple[Any, dict[str, Any]]:
@@ -64,8 +64,8 @@ def _train_baseline(
     settings, num_items = parameters.baselines, len(item_map)
     torch.manual_seed(parameters.seed)
     model = model_class(sizes)
-    events, ends_U = Histories.from_frame(histories), SplitPoints.from_frame(splits).train_end_U
-    counts = transition_counts(events.items, events.offsets, ends_U, num_items)
+    ends_U = SplitPoints.from_frame(splits).train_end_U
+    counts = transition_counts(histories.items, histories.offsets, ends_U, num_items)
     model.start_from(spectral_vectors(counts, settings.dim, parameters.seed))
     data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed)
     counts_N = _counted(histories, ends_U, num_items).popularity()
@@ -73,11 +73,10 @@ def _train_baseline(
     return model, {"epochs": [record.as_dict() for record in curve]}
 
 
-def _counted(histories: pl.DataFrame, ends_U: np.ndarray, num_items: int) -> Any:
+def _counted(histories: Histories, ends_U: np.ndarray, num_items: int) -> Any:
     from prismrec.models.baselines import CountedEvents
 
-    events = Histories.from_frame(histories)
-    return CountedEvents(events.items, events.timestamps, events.offsets, ends_U, num_items)
+    return CountedEvents(histories.items, histories.timestamps, histories.offsets, ends_U, num_items)
 
 
 def evaluate_models(
@@ -96,7 +95,7 @@ def evaluate_models(
     item_map: pl.DataFrame,
     user_map: pl.DataFrame,
     planted_truth: pl.DataFrame,
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     sequence_building_metrics: dict[str, Any],
     previous_bundle: Path | None,
@@ -202,7 +201,7 @@ def case_figures(cases: Any, part: str, sequence_building_metrics: dict[str, Any
 def validation_accuracy(
     trained: dict[str, Any],
     cases: Any,
-    histories: pl.DataFrame,
+    histories: Histories,
     points: SplitPoints,
     table: Any,
     recommendable_N: Any,
@@ -241,7 +240,7 @@ def trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict
 
 
 def heuristic_rows(
-    histories: pl.DataFrame, starts_U: np.ndarray, recommendable_N: Any, table: Any, recent_days: float
+    histories: Histories, starts_U: np.ndarray, recommendable_N: Any, table: Any, recent_days: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What is counted, not trained: rows by name, and why some are left out."""
     from prismrec.models import baselines

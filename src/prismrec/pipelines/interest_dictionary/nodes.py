@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from prismrec.data.histories import Histories
 from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
 from prismrec.errors import ParameterError
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
@@ -51,17 +52,16 @@ def assign_cells(dictionary: Any, item_vectors: dict[str, np.ndarray]) -> dict[s
 
 
 def label_interests(
-    dictionary: Any, item_cells: dict[str, np.ndarray], item_map: pl.DataFrame, histories: pl.DataFrame
+    dictionary: Any, item_cells: dict[str, np.ndarray], item_map: pl.DataFrame, histories: Histories
 ) -> dict[str, str]:
     """A name for every non-empty cell, by its id: its most specific categories, or its most popular title."""
     from prismrec.data.interest_names import interest_names
 
-    events = histories.get_column("item_indices").explode().to_numpy()
     names = interest_names(
         item_cells["cells"],
         item_map.get_column(CATEGORIES).to_list(),
         item_map.get_column(TITLE).to_list(),
-        np.bincount(events, minlength=len(item_map)),
+        np.bincount(histories.items, minlength=len(item_map)),
     )
     return {dictionary.label(cell): name for cell, name in names.items()}
 
@@ -133,7 +133,7 @@ def train_posterior(
     codebook: Any,
     item_codes: dict[str, np.ndarray],
     item_vectors: dict[str, np.ndarray],
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
 ) -> tuple[Any, dict[str, Any]]:
@@ -175,7 +175,7 @@ def train_retrieval(
     codebook: Any,
     item_codes: dict[str, np.ndarray],
     item_vectors: dict[str, np.ndarray],
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
 ) -> tuple[Any, dict[str, Any]]:

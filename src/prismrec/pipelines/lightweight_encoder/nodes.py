@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from prismrec.data.histories import Histories, SplitPoints
+from prismrec.data.histories import Histories, SplitPoints, trained_items
 from prismrec.data.schema import CATEGORIES, TEXT, TITLE
 from prismrec.parameters.lightweight_encoder import LightweightEncoderParameters
 from prismrec.pipelines.inputs import active_items, bar, training_data, training_summary
@@ -29,7 +29,7 @@ def embed_texts(item_map: pl.DataFrame, parameters: LightweightEncoderParameters
 def train_encoder(
     text_embeddings: dict[str, np.ndarray],
     item_map: pl.DataFrame,
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     parameters: LightweightEncoderParameters,
 ) -> tuple[Any, dict[str, np.ndarray], Any, dict[str, Any], dict[str, Any]]:
@@ -45,9 +45,9 @@ def train_encoder(
     torch.manual_seed(parameters.seed)
     text_NE = torch.from_numpy(text_embeddings["embeddings"])
     recommendable_N = active_items(item_map)
-    trained_N = _trained_items(histories, splits, len(item_map))
-    events, ends_U = Histories.from_frame(histories), SplitPoints.from_frame(splits).train_end_U
-    counts = transition_counts(events.items, events.offsets, ends_U, len(item_map))
+    ends_U = SplitPoints.from_frame(splits).train_end_U
+    trained_N = trained_items(histories, ends_U, len(item_map))
+    counts = transition_counts(histories.items, histories.offsets, ends_U, len(item_map))
     tower = ItemTower(ItemTowerConfig(len(item_map), text_NE.shape[1], parameters.dim))
     tower.start_from(text_NE, spectral_vectors(counts, parameters.dim, parameters.seed), trained_N)
     encoder = LightweightEncoder(
@@ -79,12 +79,3 @@ def train_encoder(
         **training_summary("", curve),
     }
     return tower, vectors, encoder, {"epochs": [record.as_dict() for record in curve]}, metrics
-
-
-def _trained_items(histories: pl.DataFrame, splits: pl.DataFrame, num_items: int) -> np.ndarray:
-    """[N] which items occur in anybody's training events."""
-    events, ends_U = Histories.from_frame(histories), SplitPoints.from_frame(splits).train_end_U
-    place_E = np.arange(len(events.items)) - np.repeat(events.offsets[:-1], events.lengths)
-    trained_N = np.zeros(num_items, dtype=bool)
-    trained_N[events.items[place_E < np.repeat(ends_U, events.lengths)]] = True
-    return trained_N

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from prismrec.data.histories import Histories
 from prismrec.errors import ParameterError
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.pipelines.inputs import training_data, training_summary
@@ -28,7 +29,7 @@ def train_recommender(
     codebook: Any,
     item_codes: dict[str, np.ndarray],
     lightweight_encoder: Any,
-    histories: pl.DataFrame,
+    histories: Histories,
     splits: pl.DataFrame,
     parameters: LLMRecommenderParameters,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:

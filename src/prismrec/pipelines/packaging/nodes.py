@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from prismrec.artifacts.bundle import POPULARITY, BundleParts, CatalogueItem, KeptBundle, read_bundle
+from prismrec.data.histories import Histories
 from prismrec.errors import UserError
 from prismrec.parameters.packaging import PackagingParameters
 
@@ -51,7 +52,7 @@ NEEDED_PARTS: dict[str, frozenset[str]] = {
 
 def assemble_bundle(
     item_map: pl.DataFrame,
-    histories: pl.DataFrame,
+    histories: Histories,
     evaluation_metrics: dict[str, Any],
     model_card: str,
     previous_bundle: Path | None,
@@ -199,6 +200,5 @@ def store_model_and_build_bento(bundle: Path) -> dict[str, str]:
         return process.submit(store_and_build, bundle.resolve(), project_folder()).result()
 
 
-def _popularity(histories: pl.DataFrame, num_items: int) -> np.ndarray:
-    events = histories.get_column("item_indices").explode(empty_as_null=False).to_numpy()
-    return np.bincount(events, minlength=num_items).astype(np.int64)
+def _popularity(histories: Histories, num_items: int) -> np.ndarray:
+    return np.bincount(histories.items, minlength=num_items).astype(np.int64)

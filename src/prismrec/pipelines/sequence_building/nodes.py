@@ -7,19 +7,27 @@ from typing import Any
 
 import polars as pl
 
+from prismrec.data.histories import Histories
 from prismrec.parameters.sequence_building import SequenceBuildingParameters
 
 
 def build_sequences(
-    validated_interactions: pl.DataFrame,
+    validated_interactions: pl.LazyFrame,
     validated_items: pl.DataFrame,
     previous_item_map: pl.DataFrame | None,
     previous_user_map: pl.DataFrame | None,
+    forgotten_users: dict[str, Any] | None,
     parameters: SequenceBuildingParameters,
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """Return item map, user map, histories, splits and metrics; maps extend those of the last run."""
-    from prismrec.data import sequences
+) -> tuple[pl.DataFrame, pl.DataFrame, Histories, pl.DataFrame, dict[str, Any]]:
+    """Return item map, user map, histories, splits and metrics; maps extend those of the last run.
 
+    Users who are to be forgotten have lost their events before, and lose their ids in the map here.
+    """
+    from prismrec.data import sequences
+    from prismrec.data.forget import forget_in_map, requested
+
+    if previous_user_map is not None:
+        previous_user_map = forget_in_map(previous_user_map, requested(forgotten_users))
     return sequences.build_sequences(
         validated_interactions, validated_items, previous_item_map, previous_user_map, parameters
     )

@@ -18,6 +18,7 @@ def create_pipeline() -> Pipeline:
                     "validated_items",
                     "previous_item_map",
                     "previous_user_map",
+                    "forgotten_users",
                     f"params:{STAGE}",
                 ],
                 ["item_map", "user_map", "histories", "splits", "sequence_building_metrics"],

@@ -1,4 +1,4 @@
-"""Looks of the evaluation page: light, dark and print, one set of colours by role."""
+"""Looks of our pages: light, dark and print, one set of colours by role."""
 
 STYLE = """
 :root {

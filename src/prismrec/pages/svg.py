@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: bars with whiskers, dots with whiskers, lines. Colours come from the page's style.
+"""Small charts as inline SVG: bars and dots with whiskers, columns, lines. Colours come from the page's style.
 
 Every chart carries a title and a description for readers who do not see it, and every series has a shape of its own
 beside its colour. Coordinates are rounded, so that equal figures give equal bytes.
@@ -95,6 +95,39 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
         parts.append(f'<text x="{after + 6:.1f}" y="{middle + 4}"{chosen}>{bar.value:.4f}</text>')
     described = "; ".join(f"{bar.label} {bar.value:.4f}" for bar in bars)
     return _svg(width, height, title, described, parts)
+
+
+def column_chart(
+    title: str, columns: Sequence[tuple[str, float]], x: str, y: str, size: tuple[int, int] = (620, 260)
+) -> str:
+    """Upright columns side by side, such as a histogram.
+
+    Args:
+        title: for readers who do not see the chart.
+        columns: label and height of each; of labels that do not fit all, every second, third, … is drawn.
+        x: title of the axis along the columns.
+        y: title of the axis of heights.
+        size: width and height, pixels.
+    """
+    width, height = size
+    bottom = height - BOTTOM
+    marks = ticks(0.0, max(value for _, value in columns), whole=True)
+    across, up = Scale(0.0, len(columns), LEFT, width - RIGHT), Scale(0.0, marks[-1], bottom, TOP)
+    step = across.at(1) - across.at(0)
+    parts = [_horizontal_grid(up, marks, width), _titles(Axis(x), Axis(y), width, height, bottom)]
+    for place, (label, value) in enumerate(columns):
+        left, top = across.at(place) + 0.1 * step, up.at(value)
+        box = f'x="{left:.1f}" y="{top:.1f}" width="{0.8 * step:.1f}" height="{bottom - top:.1f}"'
+        parts.append(f'<g class="s1"><rect class="mark" {box}><title>{escape(label)}: {value:,.6g}</title></rect></g>')
+    parts += [_label(across.at(place + 0.5), bottom + 17, [columns[place][0]]) for place in _labelled(columns, step)]
+    described = "; ".join(f"{label} {value:.6g}" for label, value in columns)
+    return _svg(width, height, title, f"{y} by {x}. {described}", parts)
+
+
+def _labelled(columns: Sequence[tuple[str, float]], step: float) -> range:
+    """Places of the columns whose labels fit beside each other."""
+    longest = max(len(label) for label, _ in columns)
+    return range(0, len(columns), max(math.ceil((longest + 1.5) * LETTER / step), 1))
 
 
 def dot_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
@@ -195,10 +228,18 @@ def _titles(x: Axis, y: Axis, width: int, height: int, bottom: int) -> str:
 def _horizontal_grid(up: Scale, marks: Sequence[float], width: int) -> str:
     lines = (
         f'<path class="grid" d="M{LEFT} {up.at(m):.1f}H{width - RIGHT}"/>'
-        f'<text class="quiet" x="{LEFT - 6}" y="{up.at(m) + 4:.1f}" text-anchor="end">{m:.4g}</text>'
+        f'<text class="quiet" x="{LEFT - 6}" y="{up.at(m) + 4:.1f}" text-anchor="end">{_short(m)}</text>'
         for m in marks
     )
     return "".join(lines)
+
+
+def _short(value: float) -> str:
+    """A figure in a few characters: 20k, 1.5M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
+    return f"{value:.4g}"
 
 
 def _vertical_grid(across: Scale, marks: Sequence[float], height: int) -> str:

@@ -1,0 +1,1 @@
+"""What our offline pages share: their looks and their charts."""
