@@ -311,18 +311,37 @@ def test_processes_share_the_files(tmp_path: Path) -> None:
         assert list(workers.map(_sum_of_items, [tmp_path / "histories"] * 2)) == [15, 15]
 
 
+# Folder, source: rows, users, items, and mean, median, longest history of the files as they are; then users and
+# items of protocol A, and its share of users whose last two events tie.
 REAL = [
-    ("movielens", "ml-1m", 999_611, 6_040, 3_416, 0.421),
-    ("files", "amazon14-beauty", 198_215, 22_332, 12_086, 0.435),
+    ("ml-1m", "movielens", (999_611, 6_040, 3_416), (165.5, 96, 2_277), (6_040, 3_416), 0.421),
+    ("amazon14-beauty", "files", (198_215, 22_332, 12_086), (8.9, 6, 204), (22_332, 12_086), 0.435),
+    ("steam-100k", "steam", (126_824, 10_369, 3_593), (12.2, 8, 973), (10_360, 3_593), 0.103),
+    ("microlens-50k", "microlens", (359_708, 50_000, 19_220), (7.2, 6, 218), (47_031, 14_667), 0.0),
+    ("ml-100k", "movielens", (100_000, 943, 1_682), (106, 65, 737), (943, 1_349), 0.441),
 ]
 
 
-@pytest.mark.parametrize(("source", "folder", "events_in", "users", "active", "ties"), REAL)
-def test_real_data_counts(source: str, folder: str, events_in: int, users: int, active: int, ties: float) -> None:
+@pytest.mark.parametrize(("folder", "source", "given", "lengths", "kept", "ties"), REAL)
+def test_real_data_counts(
+    folder: str,
+    source: str,
+    given: tuple[int, int, int],
+    lengths: tuple[float, int, int],
+    kept: tuple[int, int],
+    ties: float,
+) -> None:
     parameters = validation_parameters(source=source, data_root=str(real_data(folder).parent), folder=folder)
     raw = read_source(parameters)
     tables = validate_tables(raw.interactions, raw.items, parameters)
-    metrics = build_sequences(tables.interactions, tables.items, None, None, sequence_parameters()).metrics
-    assert metrics["events_in"] == events_in
-    assert (metrics["users"], metrics["items"], metrics["cases"]["test"]["users"]) == (users, active, users)
-    assert metrics["users_whose_last_two_events_tie"] == pytest.approx(ties, abs=5e-4)
+
+    def metrics(**changes: Any) -> dict[str, Any]:
+        return build_sequences(tables.interactions, tables.items, None, None, sequence_parameters(**changes)).metrics
+
+    whole = metrics(min_item_events=1, min_user_events=3, repeats="keep")
+    assert (whole["events_in"], whole["users"], whole["items"]) == given
+    assert (whole["events"], whole["history_length_median"], whole["history_length_max"]) == (given[0], *lengths[1:])
+    assert whole["history_length_mean"] == pytest.approx(lengths[0], abs=0.05)
+    protocol_a = metrics()
+    assert (protocol_a["users"], protocol_a["items"], protocol_a["cases"]["test"]["users"]) == (*kept, kept[0])
+    assert protocol_a["users_whose_last_two_events_tie"] == pytest.approx(ties, abs=5e-4)
