@@ -49,6 +49,7 @@ class Figures(NamedTuple):
         weights: weight, rounded to two digits, and number of events.
         burst: users with too many events in an hour, or None.
         catalogue: the validated items.
+        doubted_unit: what the source says of a declared unit of times that its rows do not look like; else empty.
     """
 
     events: int
@@ -62,6 +63,7 @@ class Figures(NamedTuple):
     weights: pl.DataFrame
     burst: Burst | None
     catalogue: pl.DataFrame
+    doubted_unit: str = ""
 
 
 def count_figures(interactions: pl.LazyFrame, items: pl.DataFrame, burst_events: int) -> Figures:

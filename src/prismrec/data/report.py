@@ -60,6 +60,7 @@ def build_reports(
     for suite in checks.suites:
         assert suite.passed, f"the contract's two readings of {suite.table} disagree: {suite.results}"
     figures = count_figures(tables.interactions, tables.items, parameters.burst_events)
+    figures = figures._replace(doubted_unit=doubted_unit(facts))
     profile = make_profile(figures)
     report = {
         "source": parameters.source,
@@ -78,6 +79,13 @@ def build_reports(
     }
     report["warnings"] = list_warnings(report)
     return Reports(report, render_page(report), checks.docs, _metrics(report), profile)
+
+
+def doubted_unit(facts: Mapping[str, Any]) -> str:
+    """What a source says of a declared unit of times that its first rows do not look like; empty if it has no doubt."""
+    time = facts.get("interactions", {}).get("time", {})
+    doubt = "looks_like" in time
+    return f"{time['unit']} is declared, the first rows look like {time['looks_like']}" if doubt else ""
 
 
 def _account(rows_in: int, validated: pl.LazyFrame, quarantine: pl.LazyFrame, table: str) -> dict[str, Any]:

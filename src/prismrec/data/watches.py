@@ -96,6 +96,10 @@ def _one_second(figures: Figures, _: DataValidationParameters) -> Finding:
     return Finding(figures.events, f"the only time is {day_of(figures.first)}, second {figures.first}")
 
 
+def _doubted_unit(figures: Figures, _: DataValidationParameters) -> Finding:
+    return Finding(figures.events if figures.doubted_unit else 0, figures.doubted_unit)
+
+
 def _early(figures: Figures, _: DataValidationParameters) -> Finding:
     if figures.before_1980 == figures.events:  # no mix: such as running numbers for times
         return NOTHING
@@ -174,6 +178,12 @@ INTERACTION_WATCHES = (
         "All events are of one second, so that the order of the rows alone makes the histories.",
         "check which column holds the time",
         _one_second,
+    ),
+    Watch(
+        "declared_time_unit",
+        "The times do not look like the unit that is declared for them.",
+        "correct time_unit of the source, or leave it at auto",
+        _doubted_unit,
     ),
     Watch(
         "mixed_time_units",

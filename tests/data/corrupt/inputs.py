@@ -322,7 +322,10 @@ INPUTS: dict[str, Corrupt] = {
         csv(rows=["u1,a,soon", "u2,b,later"]), "all times are words", Refused("holds no times that can be told")
     ),
     "wrong unit declared": events(
-        csv(), "seconds are declared milliseconds", Taken(warned=(), events=24), interactions={"time_unit": "ms"}
+        csv(),
+        "seconds are declared milliseconds",
+        Taken(warned=("declared_time_unit",)),
+        interactions={"time_unit": "ms"},
     ),
     "all events at one second": events(
         csv(rows=[row.rsplit(",", 1)[0] + f",{START}" for row in ROWS]),

@@ -9,6 +9,7 @@ from data.corrupt.inputs import GOOD_ITEMS, Corrupt, csv
 from data.tables import validation_parameters
 from prismrec.data.contract import interactions_contract, items_contract
 from prismrec.data.profile import count_figures
+from prismrec.data.report import doubted_unit
 from prismrec.data.sources import read_source
 from prismrec.data.validation import count_rules, validate_tables
 from prismrec.parameters.data_validation import DataValidationParameters
@@ -55,6 +56,7 @@ def run(parameters: DataValidationParameters, work: Path) -> Outcome:
     interactions = made.interactions.collect()
     quarantine = made.quarantine.collect()
     figures = count_figures(interactions.lazy(), made.items, parameters.burst_events)
+    figures = figures._replace(doubted_unit=doubted_unit(tables.facts))
     contracts = (
         items_contract(parameters),
         interactions_contract(parameters, made.items.get_column("item_id")),

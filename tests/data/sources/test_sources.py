@@ -111,7 +111,8 @@ def test_a_declared_unit_wins_and_doubt_is_stated(tmp_path: Path) -> None:
         tmp_path, "files", {"interactions.csv": EVENTS.replace(b"00\n", b"00000000\n"), "items.csv": ITEMS}, files=files
     )
     assert [row[2] for row in events(tables)] == [100_000, 200_000]
-    assert tables.facts["interactions"]["time"]["told"] == "declared, although the first rows look like s"
+    time = tables.facts["interactions"]["time"]
+    assert (time["told"], time["unit"], time["looks_like"]) == ("declared", "ms", "s")
 
 
 def test_what_cannot_be_read_is_kept_as_given(tmp_path: Path) -> None:

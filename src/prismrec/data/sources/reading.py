@@ -130,24 +130,23 @@ def read_interactions(
     """
     wanted = {ours: given for ours, given in columns.model_dump().items() if given is not None}
     reader, head = look_at(readers, wanted, extra=extra)
-    unit, told = _unit(reader, head, columns.timestamp, time_unit)
+    time = _unit(reader, head, columns.timestamp, time_unit)
     for column in (columns.user_id, columns.item_id):
         _refuse_float_ids(head.schema[column], column, reader.file)
-    return Interactions(readers, columns, unit).scan(), described(readers, wanted) | {
-        "time": {"unit": unit, "told": told, "zone": "UTC"}
+    return Interactions(readers, columns, time["unit"]).scan(), described(readers, wanted) | {
+        "time": {**time, "zone": "UTC"}
     }
 
 
-def _unit(reader: CellReader, head: pl.DataFrame, column: str | None, declared: TimeUnit) -> tuple[TimeUnit, str]:
-    """The times' unit, and how it is known."""
+def _unit(reader: CellReader, head: pl.DataFrame, column: str | None, declared: TimeUnit) -> dict[str, Any]:
+    """The times' "unit", how it is known ("told"), and which one they look like if that is another ("looks_like")."""
     if column is None:
-        return "s", "no times: the number of the row, over all files"
+        return {"unit": "s", "told": "no times: the number of the row, over all files"}
     if column in reader.stored_times:
-        return "s", "stored in the file as times"
+        return {"unit": "s", "told": "stored in the file as times"}
     unit = tell_unit(head.get_column(column))
     if declared != "auto":
-        seems = f", although the first rows look like {unit}" if unit not in (None, declared) else ""
-        return declared, f"declared{seems}"
+        return {"unit": declared, "told": "declared", **({} if unit in (None, declared) else {"looks_like": unit})}
     if unit is None:
         shown = ", ".join(_cut(repr(cell)) for cell in head.get_column(column).drop_nulls().head(CELLS_SHOWN))
         raise UserError(
@@ -156,7 +155,7 @@ def _unit(reader: CellReader, head: pl.DataFrame, column: str | None, declared: 
             "use seconds, milliseconds, microseconds or nanoseconds since 1970 UTC, or ISO 8601"
             " (2024-01-31T12:00:00Z); if it does, say which under 'time_unit'",
         )
-    return unit, f"detected from the first {len(head):,} rows of {reader.file.name}"
+    return {"unit": unit, "told": f"detected from the first {len(head):,} rows of {reader.file.name}"}
 
 
 def look_at(
