@@ -52,10 +52,10 @@ TUNED: dict[str, dict[str, tuple[int, int]]] = {
         "gemirec": (2, 3600),
     },
     "beauty": {
-        "sasrec": (6, 1200),
-        "comirec": (1, 1200),
-        "lightweight_encoder": (2, 1200),
-        "hymirec": (2, 2400),
+        "sasrec": (17, 1200),
+        "comirec": (2, 1200),
+        "lightweight_encoder": (5, 1200),
+        "hymirec": (3, 2400),
         "gemirec": (2, 3600),
     },
 }

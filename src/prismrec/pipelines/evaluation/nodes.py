@@ -42,6 +42,10 @@ def train_comirec(
     from prismrec.training.baselines import ComiRecTask
 
     settings = parameters.baselines
+    if settings.comirec_weight_decay is not None:
+        training = settings.training.model_copy(update={"weight_decay": settings.comirec_weight_decay})
+        settings = settings.model_copy(update={"training": training})
+        parameters = parameters.model_copy(update={"baselines": settings})
     sizes = ComiRecConfig(len(item_map), settings.dim, settings.interests, settings.length, settings.dropout)
     return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters)
 
