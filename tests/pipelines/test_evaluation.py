@@ -2,18 +2,21 @@
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 from prismrec.data.histories import SplitPoints
 from prismrec.errors import UserError
 from prismrec.evaluation.comparison import Row
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
+from prismrec.parameters.evaluation import EvaluationParameters
 from prismrec.pipelines.evaluation import nodes
 
 ITEMS = 6
@@ -120,3 +123,30 @@ def test_categories_are_kept_sparse() -> None:
     assert found.nnz == 4
     assert found.toarray().tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 1]]
     assert nodes.categories(item_map.clear(2)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 2.0), (0.0, 0.0), (0.1, 0.1)])
+def test_comirec_may_have_a_weight_decay_of_its_own(
+    own: float | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SASRec's stays that of training, and nothing else differs."""
+    written = yaml.safe_load((Path(__file__).parents[2] / "conf/base/parameters_evaluation.yml").read_text())[
+        "evaluation"
+    ]
+    parameters = EvaluationParameters.model_validate(
+        {
+            **written, "seed": 1,
+            "baselines": {
+                **written["baselines"], "comirec_weight_decay": own,
+                "training": {**written["baselines"]["training"], "weight_decay": 2.0},
+            },
+        }
+    )  # fmt: skip
+    seen = []
+    monkeypatch.setattr(nodes, "_train_baseline", lambda *arguments: seen.append(arguments[-1]))
+    frame = pl.DataFrame({"item_id": ["a"]})
+    nodes.train_sasrec(frame, frame, frame, parameters)
+    nodes.train_comirec(frame, frame, frame, parameters)
+    assert [given.baselines.training.weight_decay for given in seen] == [2.0, expected]
+    for given in seen:
+        assert given.baselines.training.model_copy(update={"weight_decay": 2.0}) == parameters.baselines.training
