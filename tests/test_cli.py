@@ -1,6 +1,7 @@
 """The commands as a user meets them: exit codes, messages, tables, and no traceback for what one can mend."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,17 @@ def test_run_runs_the_stages_that_are_asked_for(toy_project: ToyProject) -> None
     assert invoke(["run", "--pipelines", "sequence_building", "--env", "ml1m"]).exit_code == 0
     assert toy_project.versions("03_primary/item_map.parquet", "ml1m")
     assert not (toy_project.data / "ml1m" / "04_feature").exists()
+
+
+def test_the_configuration_may_lie_elsewhere(
+    toy_project: ToyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh process, where nobody has told Kedro of the project yet."""
+    monkeypatch.setattr("kedro.framework.project.PACKAGE_NAME", None)
+    elsewhere = shutil.copytree("conf", tmp_path / "elsewhere")
+    result = invoke(["run", "--pipelines", "sequence_building", "--conf-source", str(elsewhere)])
+    assert result.exit_code == 0, result.output
+    assert toy_project.versions("03_primary/item_map.parquet")
 
 
 def test_parameters_of_the_command_line_reach_the_nodes(toy_project: ToyProject) -> None:

@@ -286,7 +286,7 @@ def test_blocks_cover_every_row_once(lengths: list[int], size: int) -> None:
 
 
 def test_histories_are_mapped_into_memory(tmp_path: Path) -> None:
-    """Opening reads nothing, a user's events are views, and the arrays cannot be changed."""
+    """A user's events are views, and the arrays cannot be changed."""
     built = build([("u", i, t) for t, i in enumerate("abcd")] + [("v", i, t) for t, i in enumerate("cba")])
     built.histories.save(tmp_path / "histories")
     loaded = Histories.load(tmp_path / "histories")
@@ -301,14 +301,22 @@ def test_histories_are_mapped_into_memory(tmp_path: Path) -> None:
     assert trained_items(loaded, cuts.train_end_U, 8).tolist() == [True, True, True, *[False] * 5]
 
 
-def _sum_of_items(folder: Path) -> int:
-    return int(Histories.load(folder).items.sum())
+def _maps_of(folder: Path) -> tuple[int, list[str]]:
+    """A sum that needs the items, and how the process maps their file: permissions and inode."""
+    histories = Histories.load(folder)
+    total = int(histories.items.sum())
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "items.npy" in line]
+    return total, [f"{line[1]} {line[4]}" for line in lines]
 
 
-def test_processes_share_the_files(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc to see what a process maps")
+def test_processes_map_the_same_file(tmp_path: Path) -> None:
+    """Not copies: each maps the file itself, read-only, so that the kernel holds its pages once."""
     Histories.from_lists([[1, 2, 3], [4, 5]]).save(tmp_path / "histories")
+    inode = (tmp_path / "histories" / "items.npy").stat().st_ino
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
-        assert list(workers.map(_sum_of_items, [tmp_path / "histories"] * 2)) == [15, 15]
+        found = list(workers.map(_maps_of, [tmp_path / "histories"] * 2))
+    assert found == [(15, [f"r--s {inode}"])] * 2
 
 
 # Folder, source: rows, users, items, and mean, median, longest history of the files as they are; then users and

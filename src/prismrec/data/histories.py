@@ -1,7 +1,7 @@
 """Histories and cut points as flat numpy arrays (CSR), the shape in which models read them.
 
 Our choices: compressed rows instead of padded matrices or lists, so that 100 million events are three arrays; on
-disk one `.npy` file an array, because that maps into memory as it lies: opening reads nothing, a user's events are
+disk one `.npy` file an array, because that maps into memory as it lies: opening decodes nothing, a user's events are
 two array look-ups away, and processes that open the same folder share its pages. This module imports numpy alone,
 for the serving engine may read it too; polars is imported when a frame is converted.
 """
