@@ -162,7 +162,8 @@ def run(**options: Any) -> Any:
         raise _no_kedro("run stages")
     from prismrec.configuration import check_environment
 
-    conf = Path(options["conf_source"] or _project() / "conf")
+    project = _project()  # whatever the configuration's place: the pipelines' package is known from here on
+    conf = Path(options["conf_source"] or project / "conf")
     environment = options["env"] or os.environ.get("KEDRO_ENV")
     if environment and conf.is_dir():
         check_environment(conf, environment)
