@@ -35,7 +35,8 @@ no file can be read, the source stops the run before any rule is asked.
 
 - a table is empty, or no row of it is left;
 - more than `max_quarantined_share` of a table's rows are quarantined;
-- a rule of severity `reject` is broken; `unknown_items: reject` makes `unknown_item` one.
+- a rule of severity `reject` is broken; `unknown_items: reject` makes `unknown_item` one, `repeated_rows: reject`
+  `duplicate_row`.
 """
 DRIFT = """
 ## Drift
@@ -65,7 +66,10 @@ def section(contract: Contract) -> Iterator[str]:
     """Lines of one table."""
     yield from ["", f"## {contract.table.capitalize()}"]
     yield from grid(["column", "type", "validated", "meaning"], types_of(contract))
-    yield from ["", f"No two validated rows have the same {', '.join(f'`{name}`' for name in contract.unique)}."]
+    yield from [
+        "",
+        f"A row is repeated where an earlier one has the same {', '.join(f'`{name}`' for name in contract.unique)}.",
+    ]
     rules = ([f"`{r.name}`", r.severity, r.sentence, r.mend] for r in contract.rules)
     yield from grid(["rule", "severity", "what is wrong", "mend"], rules)
     watches = ([f"`{w.name}`", "warn", w.sentence, w.mend] for w in contract.watches)
@@ -75,7 +79,7 @@ def section(contract: Contract) -> Iterator[str]:
 def render() -> str:
     """The page."""
     values = read_yaml(PROJECT / "conf" / BASE / "parameters_data_validation.yml")["data_validation"]
-    limits = {name: values[name] for name in (*LIMITS, "unknown_items")}
+    limits = {name: values[name] for name in (*LIMITS, "unknown_items", "repeated_rows")}
     parameters = DataValidationParameters(seed=0, source="synthetic", data_root="", **limits)
     contracts = [interactions_contract(parameters, pl.Series([], dtype=pl.String)), items_contract(parameters)]
     lines = [line for contract in contracts for line in section(contract)]

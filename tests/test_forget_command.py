@@ -60,7 +60,19 @@ def test_an_id_that_is_nowhere_is_pointed_out(project: ToyProject) -> None:
     raw_tables(project).save(RAW)
     said = forget("--user", "ada", "--user", "Bob").stdout
     assert "ada: 1 rows in the newest raw table" in said
+    assert "bob: " not in said
     assert "Bob: not in the newest raw table" in said
+
+
+def test_several_ids_are_looked_up_at_once(project: ToyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw_tables(project).save(RAW)
+    collected = []
+    collect = pl.LazyFrame.collect
+    monkeypatch.setattr(
+        pl.LazyFrame, "collect", lambda frame, **options: collected.append(1) or collect(frame, **options)
+    )
+    assert "bob: 1 rows" in forget("--user", "ada", "--user", "bob", "--user", "eve").stdout
+    assert len(collected) == 1
 
 
 @pytest.mark.parametrize(

@@ -377,17 +377,17 @@ def _project() -> Path:
 def _ask_to_forget(project: Path, environment: str | None, users: tuple[str, ...]) -> None:
     """Record the request, and say what happens next and what does not."""
     from prismrec.artifacts.lineage import stage_command
-    from prismrec.data.forget import extended, holds
+    from prismrec.data.forget import count_rows, extended
 
     catalog = _catalog(project, environment)
     record, tables = catalog["forgotten_users"], catalog["raw_interactions"]
     record.save(extended(record.load(), users))
     if tables.exists():
-        for user in users:
-            rows = holds("raw_interactions", tables.payload(), [user])
+        rows = count_rows(tables.load(), users)
+        for user in dict.fromkeys(users):
             click.echo(
-                f"{user}: {rows:,} rows in the newest raw table."
-                if rows
+                f"{user}: {rows[user]:,} rows in the newest raw table."
+                if user in rows
                 else f"{user}: not in the newest raw table. Is the id written as the source gives it?"
             )
     again, of_environment = stage_command([], environment or ""), f" --env {environment}" if environment else ""

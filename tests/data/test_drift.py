@@ -54,6 +54,14 @@ def test_the_change_is_relative_to_before() -> None:
     assert (users["before"], users["now"], users["change"]) == (20, 30, 0.5)
 
 
+def test_nothing_is_relative_to_zero() -> None:
+    before = {**profile(), "items_with_events": 0}
+    (measure,) = [m for m in compare(before, profile(), PARAMETERS) or [] if m["what"] == "items_with_events"]
+    assert (measure["before"], measure["now"], measure["change"], measure["moved"]) == (0, 8, None, True)
+    (same,) = [m for m in compare(before, before, PARAMETERS) or [] if m["what"] == "items_with_events"]
+    assert (same["change"], same["moved"]) == (0, False)
+
+
 def test_there_is_nothing_to_compare_the_first_version_or_a_foreign_format_with() -> None:
     assert compare(None, profile(), PARAMETERS) is None
     assert compare({**profile(), "format": 0}, profile(), PARAMETERS) is None

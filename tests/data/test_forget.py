@@ -1,7 +1,6 @@
 """Forgotten users reach no table; purging deletes exactly what still holds them, and never the only copy."""
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -12,7 +11,7 @@ from prismrec.data.forget import (
     HOLD_EVENTS,
     HOLD_IDS,
     LEFT_OUT,
-    WithoutUsers,
+    count_rows,
     extended,
     forget_in_map,
     holds,
@@ -27,7 +26,7 @@ from prismrec.errors import UserError
 from prismrec.kedro_datasets import HistoriesDataset, LazyParquetDataset
 
 ROWS = raw_interactions(("ada", "a", 1), ("bob", "a", 2), ("ada", "z", None), (None, "a", 3), (None, "a", 4))
-TEXTS = pl.Series([None, None, "ada,z,yesterday", '"ada",a,3', "adam,a,4"])
+TEXTS = pl.Series([None, None, "ada,z,yesterday", '"ada",a,3', None])
 RAW = ROWS.with_columns(TEXTS.alias(schema.AS_GIVEN))
 
 
@@ -37,22 +36,49 @@ def test_requests_add_up() -> None:
     assert requested(record) == ["0", "a", "b"]
 
 
-def test_rows_are_left_out_and_texts_that_name_somebody_are_hidden() -> None:
-    left = leave_out(RAW.lazy(), ["ada", "a.*"]).collect()
-    assert left[schema.SOURCE_ROW].to_list() == [1, 3, 4]
-    assert left[schema.AS_GIVEN].to_list() == [None, LEFT_OUT, "adam,a,4"]
+def test_rows_are_left_out_and_texts_that_are_nobodys_are_hidden() -> None:
+    left = leave_out(RAW.lazy(), ["bob", "a.*"]).collect()
+    assert left[schema.SOURCE_ROW].to_list() == [0, 2, 3, 4]
+    assert left[schema.AS_GIVEN].to_list() == [None, "ada,z,yesterday", LEFT_OUT, None]
     assert left.schema == schema.RAW_INTERACTIONS
 
 
-def test_the_table_is_written_without_them_and_the_facts_say_how_many(tmp_path: Path) -> None:
-    facts: dict[str, Any] = {}
-    dataset = LazyParquetDataset(filepath=str(tmp_path / "raw_interactions.parquet"))
-    dataset.save(WithoutUsers(RAW.lazy(), ["ada", "nobody"], facts))
-    assert facts["forgotten"] == {"users": 2, "rows": 2}
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {file.name for file in files} == {"raw_interactions.parquet", "manifest.json"}
-    assert holds("raw_interactions", dataset.payload(), ["ada"]) == 0
-    assert holds("raw_interactions", dataset.payload(), ["bob"]) == 1
+@pytest.mark.parametrize("text", [r'{"u": "\u00e9t\u00e9"', '"été"",a,3', "xétéx,a", r"\xe9t\xe9,a,3", "ÉTÉ"])
+def test_no_spelling_of_an_id_stays_in_a_text_or_is_overlooked(text: str, workspace: "Workspace") -> None:
+    unread = raw_interactions((None, None, None), ("bob", "a", 2)).with_columns(
+        pl.Series(schema.AS_GIVEN, [text, None]), pl.Series(schema.PROBLEM, ["stray_quote", None])
+    )
+    workspace.write(unread, maps=False)
+    with pytest.raises(UserError, match="'raw_interactions' still holds a user who is to be forgotten, or a text"):
+        purge(workspace.entries, ["été"], "")
+    workspace.write(leave_out(unread.lazy(), ["été"]).collect(), maps=False)
+    assert {folder.parent.name for folder in purge(workspace.entries, ["été"], "")} == {
+        "raw_interactions",
+        "quarantine",
+    }
+    tables = [pl.read_parquet(file) for file in workspace.entries["quarantine"].glob("[!.]*/quarantine")]
+    assert [LEFT_OUT in table["row"][0] and text not in table["row"][0] for table in tables] == [True]
+
+
+def test_rows_are_counted_by_user() -> None:
+    assert count_rows(RAW.lazy(), ["ada", "nobody", "bob"]) == {"ada": 2, "bob": 1}
+
+
+def test_many_users_with_odd_ids_are_forgotten(tmp_path: Path) -> None:
+    users = [f"{number} (.*[\\" for number in range(30_000)]
+    raw = raw_interactions(*((user, "a", 1) for user in users[:100]), ("bob", "a", 1), (None, "a", 1))
+    raw = raw.with_columns(pl.Series(schema.AS_GIVEN, [None] * 101 + [users[0]]))
+    assert leave_out(raw.lazy(), users).collect()[schema.USER_ID].to_list() == ["bob", None]
+    assert len(count_rows(raw.lazy(), users)) == 100
+    raw.write_parquet(tmp_path / "raw")
+    assert holds("raw_interactions", tmp_path / "raw", users) == 101
+    tables = validate_tables(raw.lazy(), raw_items(("z", "Z", "")), validation_parameters(unknown_items="warn"))
+    assert len(tables.interactions.collect()) == 102 - 1
+    bad = raw.with_columns(pl.lit(None, pl.Int64).alias(schema.TIMESTAMP))[1:]
+    kept = pl.concat([raw[:1], bad])
+    parameters = validation_parameters(unknown_items="warn", max_quarantined_share=1)
+    validate_tables(kept.lazy(), raw_items(("z", "Z", "")), parameters).quarantine.sink_parquet(tmp_path / "quarantine")
+    assert holds("quarantine", tmp_path / "quarantine", users) == 100
 
 
 def test_the_planted_truth_loses_users_and_no_item_of_that_name() -> None:
@@ -139,10 +165,11 @@ def test_purging_is_refused_while_the_newest_tables_hold_somebody(workspace: Wor
 
 def test_every_table_with_ids_is_looked_at(workspace: Workspace) -> None:
     workspace.write(RAW)
+    expected = {"raw_interactions": 2}  # a row of theirs, and a text that is nobody's; the latter in the quarantine too
     for name in HOLD_IDS:
         entry = workspace.entries[name]
         (version,) = entry.glob("[!.]*")
-        assert holds(name, version / entry.name, ["bob"]) == (0 if name == "quarantine" else 1), name
+        assert holds(name, version / entry.name, ["bob"]) == expected.get(name, 1), name
     (version,) = workspace.entries["quarantine"].glob("[!.]*")
     assert holds("quarantine", version / "quarantine", ["ada"]) == 2  # by its id, and by the text of an unread row
 

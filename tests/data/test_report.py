@@ -44,7 +44,11 @@ def made() -> Reports:
 
 
 def report_of(made: Reports, watch: str) -> dict[str, Any]:
-    (found,) = [w for w in made.report["tables"]["interactions"]["watches"] if w["name"] == watch]
+    return report_of_name(made.report, watch)
+
+
+def report_of_name(report: dict[str, Any], watch: str) -> dict[str, Any]:
+    (found,) = [w for w in report["tables"]["interactions"]["watches"] if w["name"] == watch]
     return found
 
 
@@ -195,6 +199,36 @@ def test_a_second_version_is_compared_and_what_moved_is_a_warning(made: Reports)
     assert "From 30 to 3" in moved.page
 
 
+def test_what_moved_from_zero_has_no_percentage(made: Reports) -> None:
+    moved = reports({**made.profile, "events": 0})
+    (warning,) = [w for w in moved.report["warnings"] if w["table"] == "drift"]
+    assert warning["detail"] == "from 0 to 3"
+    assert "From 0 to 3." in moved.page
+    assert "<td>from 0</td>" in moved.page.replace(' class="number"', "")
+
+
+def test_one_user_has_one_name_in_a_report_and_no_name_is_made_of_the_id(made: Reports) -> None:
+    rows = [*[("4711", "zz", n) for n in (1, 2)], ("4712", "zz", 3), *[("4711", "a", 5 + n) for n in range(9)]]
+    parameters = validation_parameters(max_quarantined_share=1.0, burst_events=3)
+    tables = validate_tables(raw_interactions(*rows).lazy(), RAW_ITEMS, parameters)
+    report = build_reports({INTERACTIONS: 12, ITEMS: 3}, tables, {}, None, parameters).report
+    (unknown,) = [r for r in report["tables"]["interactions"]["rules"] if r["name"] == "unknown_item"]
+    assert [example["row"]["user_id"] for example in unknown["examples"]] == ["user 1", "user 1", "user 2"]
+    assert report_of_name(report, "user_burst")["detail"].startswith("user 1 had 9 events")
+    assert "471" not in json.dumps(report)
+
+
+@pytest.mark.parametrize("severity", ["warn", "quarantine"])
+@pytest.mark.parametrize("limit", [100, 0])
+def test_repeated_rows_are_kept_and_counted_where_they_may_be(severity: str, limit: int) -> None:
+    parameters = validation_parameters(max_quarantined_share=1.0, repeated_rows=severity, row_check_limit=limit)
+    tables = validate_tables(raw_interactions(("u", "a", 86_400), *[("v", "a", 0)] * 3).lazy(), RAW_ITEMS, parameters)
+    made = build_reports({INTERACTIONS: 4, ITEMS: 3}, tables, {}, None, parameters)
+    assert made.metrics["interactions_duplicate_row"] == 2
+    assert made.metrics["interactions_rows_out"] == (4 if severity == "warn" else 2)
+    assert ("duplicate_row" in [w["name"] for w in made.report["warnings"]]) == (severity == "warn")
+
+
 def test_the_page_says_how_the_source_was_read_and_who_was_forgotten(made: Reports) -> None:
     assert "<dt>time › unit</dt><dd>ms</dd>" in made.page
     assert "7 rows of 1 users who asked for it" in made.page
@@ -202,6 +236,6 @@ def test_the_page_says_how_the_source_was_read_and_who_was_forgotten(made: Repor
 
 def test_warnings_come_before_what_was_taken_out(made: Reports) -> None:
     names = [warning["name"] for warning in made.report["warnings"]]
-    assert names == ["item_without_text", "users_with_one_event"]
-    assert made.metrics["warnings"] == 2
+    assert names == ["item_without_text", "early_times", "users_with_one_event"]
+    assert made.metrics["warnings"] == 3
     assert made.page.index("users_with_one_event") < made.page.index("Rows taken out")

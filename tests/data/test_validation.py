@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data.tables import raw_interactions, raw_items, validation_parameters
 from prismrec.data import schema
+from prismrec.data.pseudonyms import Pseudonyms
 from prismrec.data.validation import ValidatedTables, count_rules, show_row, validate_tables
 from prismrec.errors import DataRejected
 
@@ -88,19 +89,20 @@ def test_an_unreadable_row_breaks_that_rule_alone_and_keeps_its_text() -> None:
     assert (row["problem"], row["as_given"]) == ("ragged_row", text)
 
 
-def test_the_same_event_is_of_one_kind_and_the_first_sound_one_stays() -> None:
+def test_a_row_is_repeated_in_all_its_cells_and_the_first_sound_one_stays() -> None:
     tables = validate_frame(
         wide(
             ("u", "a", 500, "view", float("nan"), None, None),
             ("u", "a", 500, "view", 1.0, None, None),
             ("u", "a", 500, "view", 2.0, None, None),
+            ("u", "a", 500, "view", 1.0, None, None),
             ("u", "a", 500, "buy", 1.0, None, None),
             ("u", "a", 500, None, 1.0, None, None),
             ("u", "a", 500, None, 1.0, None, None),
         )
     )
-    assert reasons(tables) == {0: ["weight_not_finite"], 2: ["duplicate_row"], 5: ["duplicate_row"]}
-    assert tables.interactions.collect()[schema.WEIGHT].to_list() == [1.0, 1.0, 1.0]
+    assert reasons(tables) == {0: ["weight_not_finite"], 3: ["duplicate_row"], 6: ["duplicate_row"]}
+    assert tables.interactions.collect()[schema.WEIGHT].to_list() == [1.0, 2.0, 1.0, 1.0]
 
 
 def test_a_row_may_break_several_rules_and_all_are_listed() -> None:
@@ -151,6 +153,33 @@ def test_unknown_items_may_be_kept_or_stop_the_run() -> None:
         validate(*rows, unknown_items="reject")
 
 
+def test_repeated_rows_may_be_kept_or_stop_the_run() -> None:
+    rows = [GOOD, GOOD, GOOD]
+    kept = validate(*rows, repeated_rows="warn")
+    assert kept.interactions.collect().rows() == [("u", "a", 500, None, None)] * 3
+    assert reasons(kept) == {}
+    with pytest.raises(DataRejected, match="severity 'reject'"):
+        validate(*rows, repeated_rows="reject")
+
+
+def test_repeated_days_are_pointed_out() -> None:
+    day = 86_400
+    limits = {"latest_timestamp": 10 * day, "earliest_timestamp": 0, "max_quarantined_share": 0.1}
+    rows = [("u", "a", day), ("u", "a", day), ("v", "b", 2 * day)]
+    with pytest.raises(DataRejected, match=r"whole days, so that the same row twice may be two.*repeated_rows: warn"):
+        validate(*rows, **limits)
+    with pytest.raises(DataRejected, match="repeated_rows: warn") as error:
+        validate(*rows, ("v", "b", 2 * day + 1), **limits)
+    assert "whole days" not in str(error.value)
+
+
+@pytest.mark.parametrize(("earliest", "says"), [(0, "no way to keep"), (10, "lower data_validation.earliest")])
+def test_a_bound_that_cannot_be_lowered_is_no_advice(earliest: int, says: str) -> None:
+    with pytest.raises(DataRejected) as error:
+        validate(GOOD, ("u", "a", -5), earliest_timestamp=earliest, max_quarantined_share=0)
+    assert says in error.value.mend
+
+
 def test_the_threshold_is_a_share_of_each_table() -> None:
     rows = [("u", "a", 10 + time) for time in range(19)] + [("u", "z", 500)]
     assert len(reasons(validate(*rows, max_quarantined_share=0.05))) == 1
@@ -193,11 +222,10 @@ def test_a_table_without_rows_or_without_good_rows_is_refused() -> None:
         validate((None, "a", 500))
 
 
-def test_shown_rows_are_hashed_and_cut() -> None:
+def test_shown_rows_have_a_pseudonym_and_are_cut() -> None:
     cells = {"user_id": "ada", "item_id": "a", "text": "x" * 500, "categories": ["c"], "weight": None}
-    shown = show_row(json.dumps(cells))
-    assert shown["user_id"].startswith("user ")
-    assert "ada" not in shown["user_id"]
+    shown = show_row(json.dumps(cells), Pseudonyms())
+    assert shown["user_id"] == "user 1"
     assert len(shown["text"]) == 120
     assert shown["categories"] == ["c"]
     assert "weight" not in shown
@@ -213,9 +241,8 @@ def test_shown_rows_are_hashed_and_cut() -> None:
     ],
 )
 def test_a_rows_text_is_shown_only_without_its_user(user: str | None, given: str, shown: str | None) -> None:
-    row = show_row(json.dumps({"user_id": user, "as_given": given}))
-    hashed = row["user_id"] or ""
-    assert row.get("as_given") == (shown and shown.format(user=hashed))
+    row = show_row(json.dumps({"user_id": user, "as_given": given}), Pseudonyms())
+    assert row.get("as_given") == (shown and shown.format(user="user 1"))
 
 
 odd = st.text(st.sampled_from("uv a0\x00\u200b\u3000\x85é\n"), max_size=9)

@@ -79,7 +79,33 @@ def test_odd_tables(rows: list[tuple[str, str, int]], name: str, number: int, de
 
 
 def test_running_numbers_for_times_are_no_mix_of_units() -> None:
-    assert "mixed_time_units" not in watch([("u", "a", 0), ("u", "b", 1)])
+    for last in (1, 20):
+        assert not {"mixed_time_units", "early_times"} & set(watch([("u", "a", 0), ("u", "b", last)]))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "span"),
+    [
+        (20_240_101, 20_240_131, "1970-08-23"),  # dates taken for seconds
+        (1_400_000, 1_500_000, "1970-01-17 to 1970-01-18"),  # kiloseconds
+        (0, 21, "1970-01-01"),
+    ],
+)
+def test_times_that_all_lie_before_1980_are_doubted(first: int, last: int, span: str) -> None:
+    found = watch([("u", "a", first), ("u", "b", last)])
+    assert found["early_times"].number == 2
+    assert span in found["early_times"].detail
+    assert "mixed_time_units" not in found
+
+
+def test_many_numbers_that_start_high_are_no_running_numbers() -> None:
+    rows = [("u", "a", 20_000_000 + n) for n in range(3_000)]
+    figures = count_figures(events(*rows), items("a"), 10**6)
+    (early,) = [
+        w for w in interactions_contract(validation_parameters(), pl.Series(["a"])).watches if w.name == "early_times"
+    ]
+    many = figures._replace(events=30_000_000, before_1980=30_000_000)
+    assert early.find(many, validation_parameters()).number == 30_000_000
 
 
 def test_skew_titles_and_kinds() -> None:

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import polars as pl
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from prismrec.data import schema
 from prismrec.parameters.data_validation import DataValidationParameters
 from prismrec.parameters.sources import SyntheticWorld
+from prismrec.pipelines.data_validation.nodes import read_source
 from prismrec.pipelines.data_validation.pipeline import create_pipeline
 
 PARAMETERS = DataValidationParameters(
@@ -52,6 +54,23 @@ def test_the_stage_writes_what_the_catalog_declares() -> None:
     assert "index.html" in made["data_docs"]
     assert made["data_profile"] == made["validation_report"]["profile"]
     assert made["validation_report"]["drift"] is None
+
+
+def test_forgotten_users_reach_nothing_and_are_counted() -> None:
+    user = run()["raw_interactions"].collect()["user_id"].drop_nulls()[0]
+    made = run(forgotten_users={"users": [user, "nobody"]})
+    assert user not in made["raw_interactions"].collect()["user_id"]
+    assert user not in made["planted_truth"].filter(pl.col("kind") == "user")["id"]
+    rows = made["source_facts"]["forgotten"]["rows"]
+    assert made["source_facts"]["forgotten"]["users"] == 2
+    assert rows == run()["raw_interactions"].filter(pl.col("user_id") == user).collect().height > 0
+    assert f"{rows:,} rows of 2 users who asked for it" in made["validation_page"]
+
+
+def test_the_count_of_forgotten_rows_is_there_before_anything_is_saved() -> None:
+    user = run()["raw_interactions"].collect()["user_id"].drop_nulls()[0]
+    *_, facts = read_source(PARAMETERS, {"users": [user]})
+    assert facts["forgotten"]["rows"] > 0
 
 
 def test_nodes_stand_in_the_stages_group_under_plain_dataset_names() -> None:

@@ -54,7 +54,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         _flush(parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, Exception) and _is_full_disk(error):
+        if isinstance(error, Exception) and is_full_disk(error):
             raise UserError(
                 f"The disk is full: {target.name} could not be written, and nothing of it was kept.",
                 str(parent),
@@ -65,7 +65,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         os.close(writing)
 
 
-def _is_full_disk(error: Exception) -> bool:
+def is_full_disk(error: Exception) -> bool:
     """Whether an error comes from a disk or quota without room; polars and pyarrow only say so in words."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full)

@@ -8,8 +8,8 @@ Severities: `quarantine` takes the row out; `warn` only counts it; `reject` stop
 choices:
 - plausible times are bounded by parameters, never by the clock, so that the same rows always get the same verdict;
 - a row that the reader could not read breaks that rule alone, for its cells say nothing;
-- the same event is the same user, item, time and, where the source has it, kind: a second weight of one event is a
-  second export of it. Of the same rows the first that breaks no other rule stays;
+- a row is repeated where user, item, time, kind and weight are all the same. Of such rows the first that breaks no
+  other rule stays; or all, by parameter, for in logs of days the same row twice may be two events;
 - an event is "of an unknown item" if its item is not in the *validated* items table;
 - control characters in an id are refused, invisible ones (zero-width joiners in emoji, marks of direction) belong to
   it, unless there is nothing else.
@@ -29,8 +29,9 @@ INTERACTIONS = "interactions"
 ITEMS = "items"
 KNOWN_ITEM = "item_is_known"
 FINITE_WEIGHT = "weight_is_finite"
-EVENT = (schema.USER_ID, schema.ITEM_ID, schema.TIMESTAMP, schema.EVENT)
+EVENT = tuple(schema.VALIDATED_INTERACTIONS)  # what makes an event: all that is kept of it
 UNREADABLE = "unreadable_row"
+REPEATED_ROW = "duplicate_row"
 # True for a row that repeats an earlier sound one; whoever applies the rules adds this column.
 REPEATED = "__repeated"
 
@@ -83,6 +84,11 @@ class Rule:
     broken: pl.Expr
     expectations: tuple[Expectation, ...]
 
+    @property
+    def about_repeats(self) -> bool:
+        """Whether the rule asks for `REPEATED`."""
+        return REPEATED in self.broken.meta.root_names()
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -93,7 +99,7 @@ class Contract:
         raw: columns and types before validation.
         validated: columns and types after it.
         rules: in the order in which reasons are listed; the last is that of repeated rows.
-        unique: columns that no two validated rows have in common.
+        unique: the columns in which repeated rows agree.
         watches: what is looked at over the whole table.
         checked: the columns that expectations see, each an expression over the validated table.
     """
@@ -154,7 +160,7 @@ def interactions_contract(parameters: DataValidationParameters, known_items: pl.
     """The contract of the interactions table.
 
     Args:
-        parameters: bounds of times and ids, and what happens to events of unknown items.
+        parameters: bounds of times and ids, and what happens to events of unknown items and to repeated rows.
         known_items: item ids of the validated items table.
     """
     # An enumeration looks a million ids up once; `is_in` would do so for every piece of the stream.
@@ -182,10 +188,10 @@ def interactions_contract(parameters: DataValidationParameters, known_items: pl.
             (_all_true(KNOWN_ITEM),),
         ),
         Rule(
-            "duplicate_row",
-            "quarantine",
-            "An earlier sound row has the same user, item, time and kind of event.",
-            "export every event once",
+            REPEATED_ROW,
+            parameters.repeated_rows,
+            "An earlier sound row has the same user, item, time, kind of event and weight.",
+            "export every event once, or keep such rows: data_validation.repeated_rows: warn",
             pl.col(REPEATED),
             (Expectation("ExpectCompoundColumnsToBeUnique", {"column_list": list(EVENT)}),),
         ),
@@ -246,6 +252,7 @@ def _id_rules(column: str, parameters: DataValidationParameters) -> tuple[Rule, 
 def _time_rules(parameters: DataValidationParameters) -> tuple[Rule, ...]:
     time = pl.col(schema.TIMESTAMP)
     earliest, latest = parameters.earliest_timestamp, parameters.latest_timestamp
+    lower = ", or lower data_validation.earliest_timestamp" if earliest else "; there is no way to keep such times"
     return (
         Rule(
             "missing_time",
@@ -259,7 +266,7 @@ def _time_rules(parameters: DataValidationParameters) -> tuple[Rule, ...]:
             "too_early",
             "quarantine",
             f"The time is before {day_of(earliest)} (second {earliest} since 1970), the earliest plausible one.",
-            "check the unit of the times, or lower data_validation.earliest_timestamp",
+            f"check the unit of the times{lower}",
             time < earliest,
             (Expectation("ExpectColumnValuesToBeBetween", {"column": schema.TIMESTAMP, "min_value": earliest}),),
         ),

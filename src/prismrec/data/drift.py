@@ -28,8 +28,8 @@ def compare(
         parameters: from where on something has moved.
 
     Returns:
-        A measure each: `what`, `before`, `now`, `change` (relative, or the index), `index` (whether it is that) and
-        `moved`. None where there is nothing to compare with.
+        A measure each: `what`, `before`, `now`, `change` (relative, or the index; None from 0, to which nothing is
+        relative), `index` (whether it is that) and `moved`. None where there is nothing to compare with.
     """
     if before is None or before.get("format") != FORMAT:
         return None
@@ -69,14 +69,17 @@ def _figure(profile: Mapping[str, Any], name: str) -> float:
 
 
 def _number(name: str, before: float, now: float, limit: float) -> dict[str, Any]:
-    change = round((now - before) / max(abs(before), 1e-9), 6) if now != before else 0.0
+    if now == before:
+        change: float | None = 0.0
+    else:
+        change = round((now - before) / abs(before), 6) if before else None
     return {
         "what": name,
         "before": before,
         "now": now,
         "change": change,
         "index": False,
-        "moved": abs(change) > limit,
+        "moved": change is None or abs(change) > limit,
     }
 
 

@@ -1,13 +1,12 @@
 """Forgetting users: their rows never reach a table again, and what still holds them is deleted on request.
 
 A request is kept in the workspace as the ids themselves, for the next run has to find them in the source's files; the
-files belong to whoever put them there, and are not touched. Our choices: rows are left out while the raw table is
-written, so that no version of it is ever complete with them; a map of users keeps the index and loses the id, so that
-no other user's index moves; a row whose user could not be read keeps its place, and loses its text if that text names
-a forgotten user.
+files belong to whoever put them there, and are not touched. Our choices: rows are left out while the source is read,
+so that they never reach the disk; they are counted by a reading before that; a map of users keeps the index and loses
+the id, so that no other user's index moves; a row whose user could not be read keeps its place and loses its text, for
+that may name somebody in more spellings (escapes, quotes, encodings) than can be looked for.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ USERS = "users"  # key of a request's ids
 FORGOTTEN = "forgotten"  # of the source's facts
 # Ids with control characters are quarantined, so that no user of any source is called that.
 NAMELESS = "\x1fforgotten "
-LEFT_OUT = "(left out: it names a forgotten user)"
+LEFT_OUT = "(left out: it may name a forgotten user)"
 # Tables that hold ids, and those that hold events by the index of a user.
 HOLD_IDS = ("raw_interactions", "planted_truth", "validated_interactions", "quarantine", "user_map")
 HOLD_EVENTS = ("histories",)
@@ -39,43 +38,27 @@ def extended(record: Mapping[str, Any] | None, users: Sequence[str]) -> dict[str
     return {USERS: sorted({*requested(record), *users})}
 
 
-class WithoutUsers:
-    """A table of raw events that is written without the users to forget (see `prismrec.data.tables.Sinkable`).
-
-    Args:
-        table: the events as the source reads them.
-        users: ids to forget.
-        facts: the source's facts, which are told how many rows were left out once the table is written.
-    """
-
-    def __init__(self, table: pl.LazyFrame, users: Sequence[str], facts: dict[str, Any]) -> None:
-        self._table = table
-        self._users = users
-        self._facts = facts
-
-    def sink_parquet(self, path: Path, **options: Any) -> None:
-        """Write the whole table beside `path`, copy what stays, and delete the whole one."""
-        whole = path.with_name(f"{path.name}.whole")
-        self._table.sink_parquet(whole, **options)
-        events = pl.scan_parquet(whole, glob=False)
-        forgotten = events.filter(pl.col(schema.USER_ID).is_in(self._users)).select(pl.len())
-        rows = int(forgotten.collect(engine="streaming").item())
-        leave_out(events, self._users).sink_parquet(path, **options)
-        whole.unlink()
-        self._facts[FORGOTTEN] = {"users": len(self._users), "rows": rows}
-
-
 def leave_out(events: pl.LazyFrame, users: Sequence[str]) -> pl.LazyFrame:
-    """Raw events without the rows of these users, and without texts that name them."""
-    named = pl.col(schema.AS_GIVEN).str.contains(_names(users)).fill_null(False)
-    hidden = pl.when(named).then(pl.lit(LEFT_OUT)).otherwise(pl.col(schema.AS_GIVEN))
-    mine = pl.col(schema.USER_ID).is_in(users).fill_null(False)
-    return events.filter(~mine).with_columns(hidden.alias(schema.AS_GIVEN))
+    """Raw events without the rows of these users, and without texts of rows whose user is not known."""
+    user, text = pl.col(schema.USER_ID), pl.col(schema.AS_GIVEN)
+    hidden = pl.when(_may_name(user, text)).then(pl.lit(LEFT_OUT)).otherwise(text)
+    return events.filter(~_is_one(user, users)).with_columns(hidden.alias(schema.AS_GIVEN))
 
 
-def _names(users: Sequence[str]) -> str:
-    """A pattern of texts in which one of the ids stands as a word."""
-    return r"(?:^|[^\w])(?:" + "|".join(re.escape(user) for user in users) + r")(?:[^\w]|$)"
+def count_rows(events: pl.LazyFrame, users: Sequence[str]) -> dict[str, int]:
+    """Rows of each of these users, by id; those without a row are not in it."""
+    mine = events.filter(_is_one(pl.col(schema.USER_ID), users))
+    counts = mine.group_by(schema.USER_ID).len().sort(schema.USER_ID).collect(engine="streaming")
+    return dict(counts.iter_rows())
+
+
+def _is_one(user: pl.Expr, users: Sequence[str]) -> pl.Expr:
+    return user.is_in(users).fill_null(False)
+
+
+def _may_name(user: pl.Expr, text: pl.Expr) -> pl.Expr:
+    """Whether a row has a text and no user, so that it may name anybody."""
+    return user.is_null() & text.is_not_null() & (text != LEFT_OUT)
 
 
 def leave_out_of_truth(planted_truth: pl.DataFrame, users: Sequence[str]) -> pl.DataFrame:
@@ -94,7 +77,7 @@ def forget_in_map(user_map: pl.DataFrame, users: Sequence[str]) -> pl.DataFrame:
 
 
 def holds(name: str, payload: Path, users: Sequence[str]) -> int:
-    """How many rows of a saved table name one of these users.
+    """How many rows of a saved table name one of these users, or may do so in a text.
 
     Args:
         name: one of `HOLD_IDS`.
@@ -105,13 +88,13 @@ def holds(name: str, payload: Path, users: Sequence[str]) -> int:
     if name == "planted_truth":
         mine = (pl.col("kind") == "user") & pl.col("id").is_in(users)
     elif name == "quarantine":
-        text = pl.col("row").str.json_path_match(f"$.{schema.AS_GIVEN}")
-        user = pl.col("row").str.json_path_match(f"$.{schema.USER_ID}")
-        of_events = pl.col("table") == "interactions"
-        mine = of_events & (user.is_in(users).fill_null(False) | text.str.contains(_names(users)).fill_null(False))
+        user, text = (pl.col("row").str.json_path_match(f"$.{cell}") for cell in (schema.USER_ID, schema.AS_GIVEN))
+        mine = (pl.col("table") == "interactions") & (_is_one(user, users) | _may_name(user, text))
+    elif name == "raw_interactions":
+        mine = _is_one(pl.col(schema.USER_ID), users) | _may_name(pl.col(schema.USER_ID), pl.col(schema.AS_GIVEN))
     else:
-        mine = pl.col(schema.USER_ID).is_in(users)
-    return int(table.filter(mine.fill_null(False)).select(pl.len()).collect(engine="streaming").item())
+        mine = _is_one(pl.col(schema.USER_ID), users)
+    return int(table.filter(mine).select(pl.len()).collect(engine="streaming").item())
 
 
 def purge(entries: Mapping[str, Path], users: Sequence[str], mend: str) -> list[Path]:
@@ -150,7 +133,8 @@ def _versions(entry: Path) -> list[Path]:
 
 def _still_there(name: str, version: Path, mend: str) -> UserError:
     return UserError(
-        f"The newest version of {name!r} still holds a user who is to be forgotten; nothing was deleted.",
+        f"The newest version of {name!r} still holds a user who is to be forgotten, or a text that may name one; "
+        "nothing was deleted.",
         str(version),
         f"Write it anew first, then purge: {mend}",
     )

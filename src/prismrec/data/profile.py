@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from prismrec.data import schema
+from prismrec.data.pseudonyms import Pseudonyms
 from prismrec.data.repeats import among, frequent_hashes
 
 FORMAT = 1  # of the profile; another one is not compared
@@ -49,6 +50,7 @@ class Figures(NamedTuple):
         weights: weight, rounded to two digits, and number of events.
         burst: users with too many events in an hour, or None.
         catalogue: the validated items.
+        pseudonyms: what users are called where people read of them.
         doubted_unit: what the source says of a declared unit of times that its rows do not look like; else empty.
     """
 
@@ -63,6 +65,7 @@ class Figures(NamedTuple):
     weights: pl.DataFrame
     burst: Burst | None
     catalogue: pl.DataFrame
+    pseudonyms: Pseudonyms
     doubted_unit: str = ""
 
 
@@ -95,6 +98,7 @@ def count_figures(interactions: pl.LazyFrame, items: pl.DataFrame, burst_events:
         _sizes(interactions, _two_digits(pl.col(schema.WEIGHT))).sort(schema.WEIGHT),
         _find_burst(interactions, burst_events),
         items,
+        Pseudonyms(),
     )
 
 

@@ -1,17 +1,23 @@
 """What occurs more than once in a table too large for memory, exactly.
 
-Our choice: only a 64-bit hash a row is kept (0.8 GB for 100 million rows) and sorted; rows whose hashes meet are then
-read again and compared cell by cell, so that two different rows of one hash are never taken for one another.
+Our choices: only a 64-bit hash a row is kept (0.8 GB for 100 million rows) and sorted; rows whose hashes meet are then
+read a second and last time, into a temporary file, and compared there cell by cell, so that two different rows of one
+hash are never taken for one another. Of equal rows only the first one's number is held, however many they are.
 """
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prismrec.artifacts.atomic import is_full_disk
+from prismrec.errors import UserError
+
 ROW = "__row"  # number of a row in its table
-SUSPECTS = 5_000_000  # rows compared cell by cell at a time
+SUSPECTS = 5_000_000  # different rows compared cell by cell at a time
 _HASH = "__hash"
 
 
@@ -21,22 +27,46 @@ def repeated_rows(table: pl.LazyFrame, columns: Sequence[str], part: int = SUSPE
     Args:
         table: a table with a column `ROW`, int64, rising.
         columns: where two rows have to agree to be the same; null is the same as null.
-        part: about how many rows are compared at a time.
+        part: about how many different rows are held at a time.
     """
     key = pl.struct(columns).hash(0)
     hashes = _sorted_hashes(table, key)
-    met = hashes[1:][hashes[1:] == hashes[:-1]]
+    met = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    del hashes
     if not len(met):
         return np.empty(0, np.int64)
-    parts = 2 * len(met) // part + 1
-    suspects = table.select(ROW, *columns, key.alias(_HASH)).filter(among(pl.col(_HASH), np.unique(met)))
-    found = [_later_ones(suspects.filter(pl.col(_HASH) % parts == number), columns) for number in range(parts)]
-    return np.sort(np.concatenate(found))
+    parts = len(met) // part + 1
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "suspects.parquet")
+        suspects = table.select(ROW, *columns, key.alias(_HASH)).filter(among(pl.col(_HASH), met))
+        _write(suspects, file)
+        written = pl.scan_parquet(file)
+        first = [_first_ones(written.filter(pl.col(_HASH) % parts == number), columns) for number in range(parts)]
+        rows = _numbers(written)
+    later = np.ones(len(rows), np.bool_)
+    later[np.searchsorted(rows, np.concatenate(first))] = False
+    return rows[later]
 
 
-def _later_ones(suspects: pl.LazyFrame, columns: Sequence[str]) -> NDArray[np.int64]:
-    rows = suspects.select(ROW, *columns).collect(engine="streaming").sort(ROW)
-    return rows.filter(~pl.struct(columns).is_first_distinct()).get_column(ROW).to_numpy()
+def _write(table: pl.LazyFrame, file: Path) -> None:
+    try:
+        table.sink_parquet(file, maintain_order=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if is_full_disk(error):
+            raise UserError(
+                "The disk for temporary files is full: repeated rows could not be told.",
+                str(file.parent),
+                "Make room there, or let TMPDIR name a folder on another disk; then run the same command again.",
+            ) from error
+        raise
+
+
+def _first_ones(suspects: pl.LazyFrame, columns: Sequence[str]) -> NDArray[np.int64]:
+    return _numbers(suspects.group_by(columns).agg(pl.col(ROW).min()))
+
+
+def _numbers(table: pl.LazyFrame) -> NDArray[np.int64]:
+    return table.select(ROW).collect(engine="streaming").to_series().to_numpy()
 
 
 def frequent_hashes(table: pl.LazyFrame, key: pl.Expr, least: int) -> NDArray[np.uint64]:

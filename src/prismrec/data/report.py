@@ -1,7 +1,7 @@
 """The validation report: what came in, what was refused and why, what is odd, what moved, what the data look like.
 
 Our choices: everything is computed from the written tables alone, so that the same tables give the same bytes (no time
-of day anywhere); user ids are hashed in examples; what Great Expectations says is part of it; that no row vanished is
+of day anywhere); users have pseudonyms in examples; what Great Expectations says is part of it; that no row vanished is
 asserted here, over what lies on the disk.
 """
 
@@ -15,6 +15,7 @@ from prismrec.data.contract import INTERACTIONS, ITEMS, Contract, Rule, interact
 from prismrec.data.drift import compare
 from prismrec.data.expectations import SuiteResult, run_expectations
 from prismrec.data.profile import Figures, count_figures, make_profile
+from prismrec.data.pseudonyms import Pseudonyms
 from prismrec.data.report_page import render_page
 from prismrec.data.validation import ValidatedTables, count_broken, count_rules, show_row
 from prismrec.data.watches import Watch
@@ -68,7 +69,9 @@ def build_reports(
         "tables": {
             suite.table: {
                 **_account(raw_rows[suite.table], validated[suite.table], tables.quarantine, suite.table),
-                "rules": _rules(contracts[suite.table], validated[suite.table], tables.quarantine, parameters),
+                "rules": _rules(
+                    contracts[suite.table], validated[suite.table], tables.quarantine, parameters, figures.pseudonyms
+                ),
                 "watches": [_watched(watch, figures, parameters) for watch in contracts[suite.table].watches],
                 "expectations": _expectations(suite),
             }
@@ -105,22 +108,27 @@ def _rows(table: pl.LazyFrame) -> int:
 
 
 def _rules(
-    contract: Contract, validated: pl.LazyFrame, quarantine: pl.LazyFrame, parameters: DataValidationParameters
+    contract: Contract,
+    validated: pl.LazyFrame,
+    quarantine: pl.LazyFrame,
+    parameters: DataValidationParameters,
+    pseudonyms: Pseudonyms,
 ) -> list[dict[str, Any]]:
     own = quarantine.filter(pl.col("table") == contract.table)
     warning = [rule for rule in contract.rules if rule.severity == "warn"]
     # Rows with a warning stay in the table; their count is the report's only trace of them.
     counts = {**count_rules(own), **(count_broken(validated, contract, warning) if warning else {})}
-    return [_rule(rule, counts.get(rule.name, 0), own, parameters.examples_per_rule) for rule in contract.rules]
+    examples = parameters.examples_per_rule
+    return [_rule(rule, counts.get(rule.name, 0), own, examples, pseudonyms) for rule in contract.rules]
 
 
-def _rule(rule: Rule, rows: int, quarantine: pl.LazyFrame, examples: int) -> dict[str, Any]:
+def _rule(rule: Rule, rows: int, quarantine: pl.LazyFrame, examples: int, pseudonyms: Pseudonyms) -> dict[str, Any]:
     described = {"name": rule.name, "severity": rule.severity, "sentence": rule.sentence, "mend": rule.mend}
     if not rows or rule.severity == "warn":
         return {**described, "rows": rows, "examples": []}
     broken = quarantine.filter(pl.col("rules").list.contains(rule.name)).head(examples).collect(engine="streaming")
     shown = [
-        {"where": f"{row[schema.SOURCE_FILE]}, row {row[schema.SOURCE_ROW]}", "row": show_row(row["row"])}
+        {"where": f"{row[schema.SOURCE_FILE]}, row {row[schema.SOURCE_ROW]}", "row": show_row(row["row"], pseudonyms)}
         for row in broken.iter_rows(named=True)
     ]
     return {**described, "rows": rows, "examples": shown}
@@ -170,7 +178,8 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _change(measure: Mapping[str, Any]) -> str:
     if measure["index"]:
         return f"population stability index {measure['change']:.3f}"
-    return f"from {measure['before']:,.10g} to {measure['now']:,.10g} ({measure['change']:+.1%})"
+    change = "" if measure["change"] is None else f" ({measure['change']:+.1%})"
+    return f"from {measure['before']:,.10g} to {measure['now']:,.10g}{change}"
 
 
 def _metrics(report: dict[str, Any]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _drift(measures: Sequence[Mapping[str, Any]] | None) -> str:
             [
                 escape(m["what"].replace("_", " ")),
                 *(_measured(m["what"], m[key]) for key in ("before", "now")),
-                f"index {m['change']:.3f}" if m["index"] else f"{m['change']:+.1%}",
+                _changed(m),
                 '<span class="bad">moved</span>' if m["moved"] else "",
             ],
         )
@@ -210,6 +210,12 @@ def _drift(measures: Sequence[Mapping[str, Any]] | None) -> str:
     ]
     note = "a distribution's change is its population stability index, its figures are counts"
     return heading + _grid(f"What moved ({note})", ["", "before", "now", "change", ""], rows, numbers=(1, 2, 3))
+
+
+def _changed(measure: Mapping[str, Any]) -> str:
+    if measure["index"]:
+        return f"index {measure['change']:.3f}"
+    return "from 0" if measure["change"] is None else f"{measure['change']:+.1%}"
 
 
 def _measured(what: str, value: float) -> str:

@@ -10,14 +10,21 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from prismrec.data import schema
-from prismrec.data.contract import REPEATED, UNREADABLE, Contract, Rule, interactions_contract, items_contract
-from prismrec.data.profile import looks_of
+from prismrec.data.contract import (
+    REPEATED,
+    REPEATED_ROW,
+    UNREADABLE,
+    Contract,
+    Rule,
+    interactions_contract,
+    items_contract,
+)
+from prismrec.data.profile import DAY, looks_of
+from prismrec.data.pseudonyms import Pseudonyms
 from prismrec.data.repeats import ROW, among, repeated_rows
-from prismrec.data.watches import hash_user
 from prismrec.errors import DataRejected
 from prismrec.parameters.data_validation import DataValidationParameters
 
@@ -69,26 +76,31 @@ def validate_tables(
 def mark(raw: pl.LazyFrame, contract: Contract) -> Marked:
     """Say of each rule that takes rows out which rows break it."""
     assert raw.collect_schema() == contract.raw, f"a source must return {contract.table} as its schema says"
-    *single, repeats = [rule for rule in contract.rules if rule.severity != "warn"]
+    taken_out = [rule for rule in contract.rules if rule.severity != "warn"]
     readable = pl.col(schema.PROBLEM).is_null()
     broken = {
         rule.name: rule.broken if rule.name == UNREADABLE else readable & rule.broken.fill_null(False)
-        for rule in single
+        for rule in taken_out
+        if not rule.about_repeats
     }
-    numbered = raw.with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64))
-    sound = numbered.filter(~pl.any_horizontal(broken.values()))
-    again = repeated_rows(sound, contract.unique)
-    table = numbered.with_columns(among(pl.col(ROW), again).alias(REPEATED))
-    return Marked(contract, table, {**broken, repeats.name: repeats.broken})
+    repeats = {rule.name: rule.broken for rule in taken_out if rule.about_repeats}
+    if not repeats:
+        return Marked(contract, raw, broken)
+    numbered = _numbered(raw)
+    again = repeated_rows(numbered.filter(~pl.any_horizontal(broken.values())), contract.unique)
+    return Marked(contract, numbered.with_columns(among(pl.col(ROW), again).alias(REPEATED)), {**broken, **repeats})
+
+
+def _numbered(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table.with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64))
 
 
 def count_broken(validated: pl.LazyFrame, contract: Contract, rules: list[Rule]) -> dict[str, int]:
     """How many rows of a *validated* table break each of these rules, which need no column that it lacks."""
-    numbered = validated.with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64))
-    again: np.ndarray = np.empty(0, np.int64)
-    if any(REPEATED in rule.broken.meta.root_names() for rule in rules):
-        again = repeated_rows(numbered, contract.unique)
-    table = numbered.with_columns(among(pl.col(ROW), again).alias(REPEATED))
+    table = validated
+    if any(rule.about_repeats for rule in rules):
+        table = _numbered(validated)
+        table = table.with_columns(among(pl.col(ROW), repeated_rows(table, contract.unique)).alias(REPEATED))
     counts = table.select(rule.broken.fill_null(False).sum().alias(rule.name) for rule in rules)
     return {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
 
@@ -125,25 +137,25 @@ def count_rules(quarantine: pl.LazyFrame) -> dict[str, int]:
     return dict(counts.sort(["len", "rules"], descending=[True, False]).iter_rows())
 
 
-def show_row(row: str) -> dict[str, Any]:
-    """A quarantined row as a report may show it: the user id hashed, long cells cut, empty extras left out.
+def show_row(row: str, pseudonyms: Pseudonyms) -> dict[str, Any]:
+    """A quarantined row as a report may show it: the user by a pseudonym, long cells cut, empty extras left out.
 
-    The text of a row is shown only if its user is known, and hashed there too: else nobody can tell who it names.
+    The text of a row is shown only if its user is known, with the pseudonym too: else nobody can tell who it names.
     """
     cells: dict[str, Any] = json.loads(row)
     of_users, user, given = schema.USER_ID in cells, cells.get(schema.USER_ID), cells.get(schema.AS_GIVEN)
     if user is not None:
-        cells[schema.USER_ID] = hash_user(user)
+        cells[schema.USER_ID] = pseudonyms(user)
     if of_users and given is not None:
-        cells[schema.AS_GIVEN] = _hidden(given, user) if user else None
+        cells[schema.AS_GIVEN] = _hidden(given, user, pseudonyms(user)) if user else None
     extras = (schema.EVENT, schema.WEIGHT, schema.PROBLEM, schema.AS_GIVEN)
     shown = {name: cell for name, cell in cells.items() if cell is not None or name not in extras}
     return {name: _cut(cell) if isinstance(cell, str) else cell for name, cell in shown.items()}
 
 
-def _hidden(text: str, user: str) -> str | None:
-    """A row's text with the user hashed; None where the text does not show the id as it is."""
-    hidden, found = re.subn(rf"(?<!\w){re.escape(user)}(?!\w)", hash_user(user), text)
+def _hidden(text: str, user: str, pseudonym: str) -> str | None:
+    """A row's text with the user's pseudonym; None where the text does not show the id as it is."""
+    hidden, found = re.subn(rf"(?<!\w){re.escape(user)}(?!\w)", pseudonym, text)
     return hidden if found else None
 
 
@@ -173,20 +185,38 @@ def _refuse_beyond_threshold(
         return
     worst = sorted((name for name in counts if counts[name]), key=lambda name: (-counts[name], name))
     mends = {rule.name: rule.mend for rule in marked.contract.rules}
-    hint = _alike_hint(marked, known_items) if worst[0] == "unknown_item" and known_items is not None else ""
+    pseudonyms = Pseudonyms()
     raise DataRejected(
         f"The {table} table is refused: {bad:,} of {rows:,} rows ({bad / rows:.2%}) break"
         f" the data contract, and {why}.",
-        "".join(f"\n    {counts[n]:,} x {n}, such as {_example(marked, n)}" for n in worst[:RULES_IN_MESSAGE]),
-        f"{hint}{mends[worst[0]]}; or accept such rows with data_validation.max_quarantined_share",
+        "".join(
+            f"\n    {counts[n]:,} x {n}, such as {_example(marked, n, pseudonyms)}" for n in worst[:RULES_IN_MESSAGE]
+        ),
+        f"{_hint(marked, worst[0], known_items)}{mends[worst[0]]}; or accept such rows with "
+        "data_validation.max_quarantined_share",
     )
 
 
-def _example(marked: Marked, rule: str) -> str:
+def _example(marked: Marked, rule: str, pseudonyms: Pseudonyms) -> str:
     """The first row that breaks the rule, and where it stands."""
     first = marked._replace(table=marked.table.filter(marked.broken[rule]).head(1))
     row = _quarantined(first).collect(engine="streaming").row(0, named=True)
-    return f"{row[schema.SOURCE_FILE]}, row {row[schema.SOURCE_ROW]}: {show_row(row['row'])}"
+    return f"{row[schema.SOURCE_FILE]}, row {row[schema.SOURCE_ROW]}: {show_row(row['row'], pseudonyms)}"
+
+
+def _hint(marked: Marked, rule: str, known_items: pl.Series | None) -> str:
+    """What is usually the reason where many rows break the rule, if it is so here."""
+    if rule == "unknown_item" and known_items is not None:
+        return _alike_hint(marked, known_items)
+    return _days_hint(marked) if rule == REPEATED_ROW else ""
+
+
+def _days_hint(marked: Marked) -> str:
+    """Say so if the times are days, so that the same row twice may be two events."""
+    sound = marked.table.filter(~pl.any_horizontal(b for name, b in marked.broken.items() if name != REPEATED_ROW))
+    whole = (pl.col(schema.TIMESTAMP) % DAY == 0).all()
+    days = sound.select(whole).collect(engine="streaming").item()
+    return "all times are whole days, so that the same row twice may be two events; " if days else ""
 
 
 def _alike_hint(marked: Marked, known_items: pl.Series) -> str:

@@ -1,13 +1,12 @@
 """What a table as a whole may look like to deserve a warning: robots, wrong units, skew, ids that look alike.
 
 A watch never changes a row. Whether something is wrong only people can say, so each says what was found, where, and
-what to do if it is. User ids are hashed in what it says.
+what to do if it is. Users have pseudonyms in what it says.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import NamedTuple
 
 import polars as pl
@@ -25,6 +24,8 @@ class Finding(NamedTuple):
 
 
 NOTHING = Finding(0)
+HIGHEST_START = 10_000_000  # seconds; running numbers begin below it
+RUNNING_STEP = 10  # numbers an event that running numbers take at most
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,6 @@ class Watch:
     find: Callable[[Figures, DataValidationParameters], Finding]
 
 
-def hash_user(user_id: str) -> str:
-    """A user's name in reports: the same for the same id, and not the id."""
-    return "user " + sha256(user_id.encode()).hexdigest()[:10]
-
-
 def day_of(timestamp: int) -> str:
     """The day of a time, as ISO 8601; the bare number where the calendar does not reach."""
     try:
@@ -64,8 +60,8 @@ def _burst(figures: Figures, parameters: DataValidationParameters) -> Finding:
     hour = datetime.fromtimestamp(burst.hour % DAY, UTC).strftime("%H:%M")
     return Finding(
         burst.users,
-        f"{hash_user(burst.user_id)} had {burst.events:,} events in the hour from {day_of(burst.hour)} {hour}; more "
-        f"than {parameters.burst_events:,} are watched",
+        f"{figures.pseudonyms(burst.user_id)} had {burst.events:,} events in the hour from {day_of(burst.hour)} "
+        f"{hour}; more than {parameters.burst_events:,} are watched",
     )
 
 
@@ -80,7 +76,7 @@ def _dominant_user(figures: Figures, parameters: DataValidationParameters) -> Fi
     found = _dominant(figures.users, figures, parameters)
     if found is None:
         return NOTHING
-    return Finding(found[1], f"{hash_user(found[0])} has {found[1] / figures.events:.1%} of all events")
+    return Finding(found[1], f"{figures.pseudonyms(found[0])} has {found[1] / figures.events:.1%} of all events")
 
 
 def _dominant_item(figures: Figures, parameters: DataValidationParameters) -> Finding:
@@ -101,7 +97,18 @@ def _doubted_unit(figures: Figures, _: DataValidationParameters) -> Finding:
 
 
 def _early(figures: Figures, _: DataValidationParameters) -> Finding:
-    if figures.before_1980 == figures.events:  # no mix: such as running numbers for times
+    if figures.before_1980 < figures.events or _are_running_numbers(figures):
+        return NOTHING
+    return Finding(figures.events, f"from {day_of(figures.first)} to {day_of(figures.last)}")
+
+
+def _are_running_numbers(figures: Figures) -> bool:
+    """Whether times are numbers of events rather than seconds: they start low and hardly outnumber the events."""
+    return figures.first <= HIGHEST_START and figures.last <= RUNNING_STEP * figures.events
+
+
+def _mixed(figures: Figures, _: DataValidationParameters) -> Finding:
+    if figures.before_1980 == figures.events:
         return NOTHING
     return Finding(figures.before_1980, f"the earliest is of {day_of(figures.first)}")
 
@@ -136,7 +143,11 @@ def _too_many_kinds(figures: Figures, _: DataValidationParameters) -> Finding:
 
 def _alike_users(figures: Figures, _: DataValidationParameters) -> Finding:
     alike = lookalikes(figures.users.get_column(schema.USER_ID))
-    return Finding(len(alike), "such as " + " and ".join(map(hash_user, alike.head(2)))) if len(alike) else NOTHING
+    return (
+        Finding(len(alike), "such as " + " and ".join(map(figures.pseudonyms, alike.head(2))))
+        if len(alike)
+        else NOTHING
+    )
 
 
 def _alike_items(figures: Figures, _: DataValidationParameters) -> Finding:
@@ -189,6 +200,12 @@ INTERACTION_WATCHES = (
         "mixed_time_units",
         "Some events lie before 1980 and others after: perhaps times of two units are mixed.",
         "export all times in one unit, or raise data_validation.earliest_timestamp to take such rows out",
+        _mixed,
+    ),
+    Watch(
+        "early_times",
+        "All events lie before 1980: perhaps the times are of another unit, or dates such as 20240131.",
+        "check how the times were read, and say what they are: time_unit of the source",
         _early,
     ),
     Watch(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from prismrec.data.histories import Histories
-    from prismrec.data.tables import Sinkable
 
 # Fixed, since by default polars cuts row groups by the number of threads.
 ROWS_PER_GROUP = 262_144
@@ -46,10 +45,10 @@ class Model(Savable, Protocol):
     kind: ClassVar[str]
 
 
-class LazyParquetDataset(ArtefactDataset["Sinkable", "pl.LazyFrame"]):
+class LazyParquetDataset(ArtefactDataset["pl.LazyFrame", "pl.LazyFrame"]):
     """A table that need not fit into memory as one Parquet file: saved as a stream, in order, and loaded lazily."""
 
-    def _write(self, data: "Sinkable", path: Path) -> None:
+    def _write(self, data: "pl.LazyFrame", path: Path) -> None:
         data.sink_parquet(path, compression="zstd", row_group_size=ROWS_PER_GROUP, maintain_order=True)
 
     def _read(self, path: Path) -> "pl.LazyFrame":

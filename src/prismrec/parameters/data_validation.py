@@ -23,6 +23,10 @@ class DataValidationParameters(StageParameters):
         default="quarantine",
         description="What happens to an event of an item that the items table does not list.",
     )
+    repeated_rows: Severity = Field(
+        default="quarantine",
+        description="What happens to a row whose user, item, time, kind and weight an earlier row has.",
+    )
     earliest_timestamp: int = Field(default=0, ge=0, description="Earliest plausible time, seconds since 1970 UTC.")
     latest_timestamp: int = Field(
         default=2_000_000_000,

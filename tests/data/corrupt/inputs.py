@@ -119,6 +119,12 @@ INPUTS: dict[str, Corrupt] = {
         Refused("name it if 'interactions.csv' is meant", ("interaction.csv",)),
         interactions={"path": "interaction.csv"},
     ),
+    "a path with NUL": Corrupt(
+        "the path holds a character that no path can",
+        {},
+        Refused("cannot be read", ("inter\\x00actions.csv", "without control characters")),
+        interactions={"path": "inter\0actions.csv"},
+    ),
     "a pattern that fits nothing": Corrupt(
         "no file fits the pattern",
         {},
@@ -164,6 +170,11 @@ INPUTS: dict[str, Corrupt] = {
     "gzip named csv": Corrupt("a .gz is named .csv", {"interactions.csv": gzip.compress(csv(), mtime=0)}, Taken()),
     # text and its encoding
     "byte order mark": events(b"\xef\xbb\xbf" + csv(), "the file begins with U+FEFF", Taken()),
+    "byte order marks between rows": events(
+        csv("\ufeff" + HEADER.strip(), "\ufeff", rows=["\ufeff" + ROWS[0], *ROWS[1:]]),
+        "files that each began with U+FEFF were put together",
+        Taken({"unreadable_row": 1, "missing_time": 1, "unknown_item": 1}, events=24, warned=("lookalike_user_ids",)),
+    ),
     "utf-16": events(csv().decode().encode("utf-16"), "the file is UTF-16", Refused("looks like UTF-16")),
     "latin-1 in utf-8": events(
         csv() + b"us\xe9r,a,1400100000\n", "one row has a byte that is no UTF-8", Taken(UNREAD), row="us\\\\xe9r"
@@ -235,13 +246,22 @@ INPUTS: dict[str, Corrupt] = {
         "there is a column that nobody asked for",
         Taken(),
     ),
+    "a column called like one of ours": events(
+        csv(header="user_id,item_id,timestamp,as_given\n", rows=[row + ",view" for row in ROWS] + ["u1,a,soon,view"]),
+        "a column of the file has a name that the tables use too",
+        Taken({"missing_time": 1}),
+        interactions={"columns": {"event": "as_given"}},
+        row='as_given\\":\\"view',
+    ),
     "duplicate header": events(
         csv(header="user_id,item_id,timestamp,item_id\n", rows=[row + ",x" for row in ROWS]),
         "two columns have one name",
         Refused("more than one column 'item_id'"),
     ),
     "no header": events(
-        csv(header=""), "the first row is an event", Refused("has no column 'user_id', 'item_id', 'timestamp'")
+        csv(header=""),
+        "the first row is an event",
+        Refused("has no column 'user_id', 'item_id', 'timestamp'", ("interactions.csv", "looks like data", "'header'")),
     ),
     "items without title column": things(
         b"item_id,name\na,A\n",
@@ -318,6 +338,18 @@ INPUTS: dict[str, Corrupt] = {
         Taken({"missing_time": 1}, events=2),
         row="2014-02-31",
     ),
+    "dates after a cell that is none": events(
+        csv(rows=["u1,a,NULL", "u1,b,20140513", "u2,b,20140514", "u2,a,20140515"]),
+        "dates without dashes, and one of the first cells is no date",
+        Taken({"missing_time": 1}, events=3),
+        row="NULL",
+    ),
+    "impossible zone": events(
+        csv(rows=["u1,a,2014-05-13T12:00:00+02:00", "u1,b,2014-05-14", "u2,b,2014-05-15T12:00:00+99:99"]),
+        "a zone lies further away than any",
+        Taken({"missing_time": 1}, events=2),
+        row="+99:99",
+    ),
     "no times at all": events(
         csv(rows=["u1,a,soon", "u2,b,later"]), "all times are words", Refused("holds no times that can be told")
     ),
@@ -325,6 +357,12 @@ INPUTS: dict[str, Corrupt] = {
         csv(),
         "seconds are declared milliseconds",
         Taken(warned=("declared_time_unit",)),
+        interactions={"time_unit": "ms"},
+    ),
+    "dates declared a number": events(
+        csv(rows=["u1,a,2014-05-13", "u1,b,2014-05-14"]),
+        "ISO 8601 is declared milliseconds",
+        Refused("holds no times in 'ms'", ("interactions.csv", "look like 'iso8601'")),
         interactions={"time_unit": "ms"},
     ),
     "all events at one second": events(
@@ -382,6 +420,7 @@ INPUTS: dict[str, Corrupt] = {
     "items twice": things(items("a,Another"), "an item stands twice", Taken({"duplicate_item": 1})),
     "titles twice": things(items("e,Title a"), "two items share a title", Taken(items=5, warned=("duplicate_title",))),
     "1 MB title": things(items("e," + "x" * 1_000_000), "a title has a million characters", Taken({"long_title": 1})),
+    "titles like lists": things(items("e,[1408]", "f,[null]"), "titles look like lists and stay", Taken(items=6)),
     "title of junk": things(
         items("e,\u200b\x07&nbsp;"), "a title holds nothing that can be seen", Taken({"item_without_title": 1})
     ),
@@ -420,6 +459,12 @@ INPUTS: dict[str, Corrupt] = {
         parquet(item_id=[[1]] * 24),
         "a column of ids is of lists",
         Refused("which is no id, time or number", ("e.parquet", "item_id")),
+    ),
+    "bytes for ids": named(
+        "e.parquet",
+        parquet(user_id=[b"\xff%d" % i for i in range(24)]),
+        "a column of ids is of bytes that are no text",
+        Refused("holds bytes (binary) that are no text", ("e.parquet", "user_id")),
     ),
     "duplicate parquet column": named(
         "e.parquet",

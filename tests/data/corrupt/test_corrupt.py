@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_refused(name: str, tmp_path: Path) -> None:
     assert caught.value.mend
     assert caught.value.where
     assert len(message) < 2000
+    assert not re.search(r"\bu[1-6]\b", message), "no message names a user"
 
 
 @pytest.mark.parametrize("name", TAKEN)

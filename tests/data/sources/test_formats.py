@@ -22,7 +22,7 @@ from prismrec.errors import UserError
 from prismrec.parameters.sources import InteractionFiles
 
 WANTED = ("a", "b")
-ODD = st.text(alphabet='ab1 ,;"\n\r\t\x00\x01é😀\u200f\\{}[]:', max_size=6)
+ODD = st.text(alphabet='ab1 ,;"\n\r\t\x00\x01é😀\u200f\\{}[]:\ufeff', max_size=6)
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -37,7 +37,8 @@ def reader_of(folder: Path, data: bytes, dialect: Dialect) -> DelimitedReader:
 
 
 @quick
-@given(data=st.lists(ODD, max_size=8).map("\n".join), quoted=st.booleans(), size=st.integers(1, 40))
+@given(data=st.lists(ODD, max_size=8).map("\n".join), quoted=st.booleans(), size=st.integers(3, 40))
+@example(data='x,"y"\n\ufeff1,2\n\ufeff"1","2"\n\ufeff', quoted=True, size=7)
 @example(data='x,"y"\n"1","2"\n"p""q",\n', quoted=True, size=7)
 @example(data="x,y\n,\n\n1,2,3\n", quoted=True, size=3)
 def test_delimited_ways_agree(tmp_path: Path, data: str, quoted: bool, size: int) -> None:
@@ -50,7 +51,7 @@ def test_delimited_ways_agree(tmp_path: Path, data: str, quoted: bool, size: int
     assert whole == careful, "polars and our own reader"
     assert pieces == careful, "whatever the blocks"
     if not quoted:
-        given_lines = [line for line in data.split("\n") if line.removesuffix("\r")]
+        given_lines = [line for line in data.removeprefix("\ufeff").split("\n") if line.removesuffix("\r")]
         assert len(whole) == len(given_lines)
     assert all((problem is None) == (text is None) for *_, problem, text in whole)
 
@@ -95,6 +96,15 @@ def test_the_fast_ways_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "t.jsonl").write_bytes(b'{"a": 1e3, "b": "x"}\n{ "b":"y" ,"a" : null}\n')
     assert read(readers[1])[1] == ("1, x", '2 "y"', None, None)
     assert read(LinesReader(find_file(tmp_path, "t.jsonl"))) == [("1e3", "x", None, None), (None, "y", None, None)]
+
+
+@pytest.mark.parametrize("quote", [b"", b'"'])
+def test_a_byte_order_mark_within_a_file_is_a_character(tmp_path: Path, quote: bytes) -> None:
+    row = quote + b"1" + quote + b",2\n"
+    made = read(reader_of(tmp_path, b"\xef\xbb\xbfa,b\n\xef\xbb\xbf1,2\n" + row + b"\xef\xbb\xbf", Dialect()))
+    assert made == [("\ufeff1", "2", None, None), ("1", "2", None, None), (None, None, "ragged_row", "\ufeff")]
+    (tmp_path / "t.jsonl").write_bytes(b'{"a": 1, "b": 2}\n\xef\xbb\xbf')
+    assert read(LinesReader(find_file(tmp_path, "t.jsonl")), 17)[1] == (None, None, "not_json", "\ufeff")
 
 
 def test_a_stray_quote_costs_one_line(tmp_path: Path) -> None:
@@ -157,6 +167,16 @@ def test_parquet_keeps_types_and_counts_seconds(tmp_path: Path) -> None:
     assert frame.get_column("c").to_list() == frame.get_column("d").to_list() == ["x", "y"]
     assert frame.get_column("e").to_list() == [19000 * 86400, 0]
     assert set(reader.stored_times) == {"b", "e"}
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_bytes_in_parquet_that_are_no_text(tmp_path: Path, encoded: bool) -> None:
+    column = pa.array([b"x", b"\xff"])
+    table = pa.table({"a": column.dictionary_encode() if encoded else column, "b": [1, 2]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"Column 'a' of t\.parquet holds bytes \(binary\) that are no text") as caught:
+        read(ParquetReader(find_file(tmp_path, "t.parquet")))
+    assert "damaged" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,101 @@ def test_what_cannot_be_read_is_kept_as_given(tmp_path: Path) -> None:
     assert third is None
 
 
+OURS = [*schema.RAW_INTERACTIONS, "our weight", "our time", "line", "parts", "cell 0"]
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("kind", ["csv", "quoted", "jsonl", "escaped", "parquet"])
+def test_a_column_may_be_called_like_one_of_ours(tmp_path: Path, name: str, kind: str) -> None:
+    header = {"u": ["x", "y"], "i": ["a", "b"], "t": ["100", "soon"], name: ["1", "2"]}
+    rows = [dict(zip(header, cells, strict=True)) for cells in zip(*header.values(), strict=True)]
+    quote = '"' if kind == "quoted" else ""
+    file = tmp_path / f"e.{kind}"
+    if kind in ("csv", "quoted"):
+        lines = [",".join(quote + cell + quote for cell in row) for row in ([*header], *(row.values() for row in rows))]
+        file.write_text("\n".join(lines) + "\n")
+    elif kind == "parquet":
+        pl.DataFrame(header).write_parquet(file)
+    else:
+        more = {"note": "\n"} if kind == "escaped" else {}
+        file.write_text("".join(json.dumps(row | more) + "\n" for row in rows))
+    columns = {"user_id": "u", "item_id": "i", "timestamp": "t", "event": name, "weight": name}
+    tables = read(
+        tmp_path,
+        "files",
+        {"items.csv": f"i,{name}\na,A\nb,B\n".encode()},
+        files={
+            "interactions": {"path": file.name, "columns": columns, "time_unit": "s"},
+            "items": {"columns": {"item_id": "i", "title": name, "text": name}},
+        },
+    )
+    assert tables.interactions.collect().rows() == [
+        ("x", "a", 100, "1", 1.0, file.name, 0, None, None),
+        ("y", "b", None, "2", 2.0, file.name, 1, None, json.dumps(rows[1], separators=(",", ":"))),
+    ]
+    assert items(tables) == [("a", "A", "A", []), ("b", "B", "B", [])]
+    assert tables.items.get_column(schema.SOURCE_ROW).to_list() == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_titles_that_look_like_lists_stay(tmp_path: Path, kind: str) -> None:
+    cells = {"item_id": ["a", "b"], "title": ["[1408]", "[null]"], "d": ["[REC]", "[2, 3]"], "t": ["[]", "x|[4]"]}
+    frame = pl.DataFrame(cells)
+    file = tmp_path / f"i.{kind}"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[kind](file)
+    columns = {"text": "d", "categories": "t"}
+    tables = read(
+        tmp_path, "files", {"interactions.csv": EVENTS}, files={"items": {"path": file.name, "columns": columns}}
+    )
+    assert items(tables) == [("a", "[1408]", "[REC]", ["[]"]), ("b", "[null]", "[2, 3]", ["x", "[4]"])]
+
+
+def test_early_cells_that_are_no_dates_change_no_date(tmp_path: Path) -> None:
+    data = b"user_id,item_id,timestamp\nu0,a,NULL\n" + b"u1,a,20240131\n" * 3
+    tables = read(tmp_path, "files", {"interactions.csv": data, "items.csv": ITEMS})
+    assert [row[2] for row in events(tables)] == [None, 1_706_659_200, 1_706_659_200, 1_706_659_200]
+
+
+HEADLESS = [b"anna,a,100\nbert,b,200\n", b"anna@x.org,a,b\nbert@x.org,b,c\n", b"anna,5,5\n"]
+
+
+@pytest.mark.parametrize("data", HEADLESS)
+def test_a_first_row_that_is_no_header_is_not_shown(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(UserError, match="first row, of 3 cells, looks like data") as caught:
+        read(tmp_path, "files", {"interactions.csv": data, "items.csv": ITEMS})
+    assert "'header'" in caught.value.mend
+    assert "anna" not in str(caught.value)
+
+
+def test_rows_that_cannot_be_read_are_not_shown(tmp_path: Path) -> None:
+    data = EVENTS.splitlines(keepends=True)[0] + b"u1,a,100\n" + b"anna,a,100,x\n" * 2
+    with pytest.raises(UserError, match=r"row 1 \(from 0, .*\) has 12 characters, 3 of them delimiters") as caught:
+        read(tmp_path, "files", {"interactions.csv": data, "items.csv": ITEMS})
+    assert "anna" not in str(caught.value)
+
+
+def test_times_of_another_unit_than_the_declared_one(tmp_path: Path) -> None:
+    files = {"interactions": {"time_unit": "ms"}}
+    data = b"user_id,item_id,timestamp\nu1,a,2024-01-31\nu2,b,2024-02-01\n"
+    with pytest.raises(UserError, match="no times in 'ms', which is declared") as caught:
+        read(tmp_path, "files", {"interactions.csv": data, "items.csv": ITEMS}, files=files)
+    assert "9999-99-99" in caught.value.where
+    assert "set time_unit to iso8601 or auto" in caught.value.mend
+    data = data.replace(b"2024-01-31", b"anna").replace(b"2024-02-01", b"bert")
+    with pytest.raises(UserError, match=r"first ones.* are: aaaa, aaaa") as caught:
+        read(tmp_path, "files", {"interactions.csv": data, "items.csv": ITEMS}, files=files)
+    assert "ISO 8601" in caught.value.mend
+
+
+def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
+    for path, mend in (("a\0b.csv", "without control characters"), ("x" * 300, "check the path")):
+        with pytest.raises(UserError, match="cannot be read") as caught:
+            read(tmp_path, "files", {"items.csv": ITEMS}, files={"interactions": {"path": path}})
+        assert mend in caught.value.mend
+        assert "chmod" not in str(caught.value)
+        assert "\0" not in str(caught.value)
+
+
 def test_the_lazy_table_can_be_narrowed_and_read_again(tmp_path: Path) -> None:
     table = read(tmp_path, "files", {"interactions.csv": EVENTS, "items.csv": ITEMS}).interactions
     assert table.filter(pl.col("user_id") == "u2").select("item_id").collect().rows() == [("b",)]

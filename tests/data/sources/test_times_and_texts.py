@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prismrec.data.sources.texts import as_categories, joined, plain_text
+from prismrec.data.sources.texts import as_categories, joined, list_cell, plain_text
 from prismrec.data.sources.times import PER_SECOND, seconds, tell_unit
 
 NOON = 1_706_702_400  # 2024-01-31T12:00:00Z
@@ -45,6 +45,10 @@ def second(cell: str, unit: str) -> int | None:
         ("2024-01-31 12:00:00 UTC", "iso8601", NOON),
         ("2024-01-31", "iso8601", NOON - 43_200),
         ("20240131", "iso8601", NOON - 43_200),
+        ("2024-01-31T12:00:00+14:59", "iso8601", NOON - 14 * 3600 - 59 * 60),
+        ("2024-01-31T12:00:00+15:00", "iso8601", None),
+        ("2024-01-31T12:00:00+99:99", "iso8601", None),
+        ("2024-01-31T12:00:00-0960", "iso8601", None),
         ("2024-02-31", "iso8601", None),
         ("31.01.2024", "iso8601", None),
         ("1706702400", "iso8601", None),
@@ -79,6 +83,10 @@ def test_iso_agrees_with_the_standard_library(moment: datetime, minutes: int) ->
         (["1700000000.25"], "s"),
         (["2024-01-31", "2024-01-31T12:00:00Z", "soon"], "iso8601"),
         (["20240131", "20240201"], "iso8601"),
+        (["soon", "20240131", "20240201"], "iso8601"),
+        (["0", "20240131", "20240201", "20240230"], "iso8601"),
+        (["20240131", "1700000000", "1700000001"], "s"),
+        (["soon", "-1", "1700000000000", "1700000000001", "1700000000002"], "ms"),
         (["1700000000", "1700000001", "1700000000000"], "s"),
         (["soon", "later", "1700000000"], None),
         ([], None),
@@ -117,9 +125,14 @@ def test_cleaning_leaves_one_line_and_nothing_invisible(text: str) -> None:
 
 
 def test_lists_in_cells() -> None:
-    assert as_categories('[["Beauty", "Hair &amp; Nails"], ["Beauty"]]', "|") == ["Beauty", "Hair & Nails"]
+    assert as_categories(list_cell([["Beauty", "Hair &amp; Nails"], ["Beauty"]]), "|") == ["Beauty", "Hair & Nails"]
     assert as_categories("Drama|(no genres listed)||Drama", "|") == ["Drama"]
     assert as_categories("[NEW] things", "|") == ["[NEW] things"]
     assert as_categories(None, "|") == []
-    assert joined('["One.", "Two.", null]') == "One. Two."
-    assert joined("[1") == "[1"
+    assert joined(list_cell(["One.", "Two.", None, {"é": 3}])) == 'One. Two. {"é": 3}'
+
+
+@pytest.mark.parametrize("text", ["[1408]", "[null]", '["a"]', "[]", "[1"])
+def test_a_text_that_looks_like_a_list_stays_a_text(text: str) -> None:
+    assert joined(text) == text
+    assert as_categories(text, "|") == [text]

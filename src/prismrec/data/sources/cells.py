@@ -1,24 +1,29 @@
 """Cells: what every format is read into, block by block, before anything is made of them.
 
-A batch of cells is a frame with the wanted columns as they stand in the file, `problem` (null, or why the row
-could not be read) and `as_given` (the row's text where there is a problem). Rows in the file are rows in the
-batches: a row that cannot be read has null cells. Text formats go by lines; a line longer than `LONGEST_ROW` is
-no row of a table, and the file is refused.
+A batch of cells is a frame with the wanted columns as they stand in the file, `PROBLEM` (null, or why the row
+could not be read) and `AS_GIVEN` (the row's text where there is a problem). These two have names of their own, so
+that a file may call its columns whatever it likes. Rows in the file are rows in the batches: a row that cannot be
+read has null cells. Text formats go by lines; a line longer than `LONGEST_ROW` is no row of a table, and the file is
+refused.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Protocol
 
 import polars as pl
 
-from prismrec.data import schema
 from prismrec.data.sources.opening import BLOCK, UTF8_MARK, UTF16_MARKS, RawFile, read_blocks
 from prismrec.errors import UserError
 
 LONGEST_ROW = 4 * BLOCK  # bytes
 COLUMNS_SHOWN = 30
 LINE = "line"
+# Columns that the readers add. No column of a file is called that: the first character is a control.
+PROBLEM, AS_GIVEN, ROW = "\x1fproblem", "\x1fas_given", "\x1frow"
+# Numbers, dates and addresses: what stands in rows and hardly ever in a header.
+DATA = re.compile(r"^[-+]?\d+(\.\d+)?$|^\d{4}-\d\d-\d\d|\w@\w")
 
 
 class CellReader(Protocol):
@@ -65,8 +70,8 @@ def problem_frame(wanted: Sequence[str], cells: Sequence[Sequence[object]], prob
     """A batch from Python lists: one of cells for each wanted column."""
     text = dict.fromkeys(wanted, pl.String)
     return pl.DataFrame(
-        {**dict(zip(wanted, cells, strict=True)), schema.PROBLEM: problems, schema.AS_GIVEN: as_given},
-        schema={**text, schema.PROBLEM: pl.String, schema.AS_GIVEN: pl.String},
+        {**dict(zip(wanted, cells, strict=True)), PROBLEM: problems, AS_GIVEN: as_given},
+        schema={**text, PROBLEM: pl.String, AS_GIVEN: pl.String},
     )
 
 
@@ -103,7 +108,8 @@ def read_lines(text: str) -> pl.DataFrame:
 def read_csv(text: str, names: Sequence[str], delimiter: str, quote: str | None) -> pl.DataFrame:
     """The cells of a text in which every line has as many as there are names."""
     return pl.read_csv(
-        text.encode(),
+        # polars leaves a byte order mark out of whatever it reads first: this one, never a character of a row.
+        UTF8_MARK + text.encode(),
         has_header=False,
         new_columns=names,
         infer_schema=False,
@@ -154,13 +160,30 @@ def require_columns(reader: CellReader, needed: dict[str, str], extra: str = "")
     missing = {ours: given for ours, given in needed.items() if given not in reader.columns}
     if not missing:
         return
+    lacks = f"{reader.file.name} has no column {', '.join(map(repr, missing.values()))}."
+    if reader.described["format"] == "delimited" and looks_like_data(reader.columns):
+        raise without_header(reader.file, reader.columns, lacks)
     there = ", ".join(reader.columns[:COLUMNS_SHOWN]) + (", …" if len(reader.columns) > COLUMNS_SHOWN else "")
     near = {given: get_close_matches(given, reader.columns, n=1, cutoff=0.5) for given in missing.values()}
     meant = "; ".join(f"'{names[0]}' may be meant by '{given}'" for given, names in near.items() if names)
     raise UserError(
-        f"{reader.file.name} has no column {', '.join(map(repr, missing.values()))}.",
+        lacks,
         f"{reader.file.path}, whose columns are: {there[:600]}",
         (f"{extra}; " if extra else "")
         + (f"{meant}; " if meant else "")
         + f"say what the columns are called under 'columns' ({', '.join(missing)})",
+    )
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether the first row of a table seems to be no header."""
+    return any(DATA.search(name) for name in names)
+
+
+def without_header(file: RawFile, cells: Sequence[str], what: str) -> UserError:
+    """The error of a first row that is no header; it does not show the row, which may name a person."""
+    return UserError(
+        what,
+        f"{file.path}, whose first row, of {len(cells)} cells, looks like data and not like names of columns",
+        "if no row names the columns, name them all in order under 'header'; otherwise put the names in the first row",
     )

@@ -14,8 +14,18 @@ from typing import NamedTuple
 
 import polars as pl
 
-from prismrec.data import schema
-from prismrec.data.sources.cells import LINE, problem_frame, read_csv, read_lines, undecoded, whole_lines
+from prismrec.data.sources.cells import (
+    AS_GIVEN,
+    LINE,
+    PROBLEM,
+    looks_like_data,
+    problem_frame,
+    read_csv,
+    read_lines,
+    undecoded,
+    whole_lines,
+    without_header,
+)
 from prismrec.data.sources.opening import BLOCK, RawFile
 from prismrec.errors import UserError
 
@@ -72,6 +82,8 @@ class DelimitedReader:
         names = [] if row is None else row.cells or row.text.split(self.dialect.delimiter)
         names = [name.strip() for name in names]
         twice = sorted({name for name in names if name and names.count(name) > 1})
+        if twice and looks_like_data(names):
+            raise without_header(self.file, names, f"{self.file.name} names its columns nowhere.")
         if twice:
             raise UserError(
                 f"{self.file.name} has more than one column {', '.join(map(repr, twice))}.",
@@ -171,13 +183,11 @@ class DelimitedReader:
         names = [f"cell {i}" for i in range(len(columns))]
         if self.dialect.quoted and QUOTE in text:
             table = read_csv(text, names, self.dialect.delimiter, QUOTE)
-            split = table.with_columns(
-                pl.lit(None, pl.String).alias(name) for name in (schema.PROBLEM, schema.AS_GIVEN)
-            )
+            split = table.with_columns(pl.lit(None, pl.String).alias(name) for name in (PROBLEM, AS_GIVEN))
         else:
             split = _split_lines(read_lines(text), names, self.dialect.delimiter)
         cells = (pl.when(pl.col(name) != "").then(pl.col(name)).alias(given) for given, name in places.items())
-        return split.select(*cells, schema.PROBLEM, schema.AS_GIVEN)
+        return split.select(*cells, PROBLEM, AS_GIVEN)
 
 
 def _split_lines(lines: pl.DataFrame, names: Sequence[str], delimiter: str) -> pl.DataFrame:
@@ -190,8 +200,8 @@ def _split_lines(lines: pl.DataFrame, names: Sequence[str], delimiter: str) -> p
         .filter(line != "")
         .select(
             pl.when(whole).then(parts).alias("parts"),
-            pl.when(~whole).then(pl.lit("ragged_row")).alias(schema.PROBLEM),
-            pl.when(~whole).then(line).alias(schema.AS_GIVEN),
+            pl.when(~whole).then(pl.lit("ragged_row")).alias(PROBLEM),
+            pl.when(~whole).then(line).alias(AS_GIVEN),
         )
         .unnest("parts")
         .collect()

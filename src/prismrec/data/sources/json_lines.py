@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from prismrec.data import schema
-from prismrec.data.sources.cells import LINE, problem_frame, read_lines, undecoded, whole_lines
+from prismrec.data.sources.cells import AS_GIVEN, LINE, PROBLEM, problem_frame, read_lines, undecoded, whole_lines
 from prismrec.data.sources.opening import BLOCK, HEAD, RawFile
+from prismrec.data.sources.texts import list_cell
 from prismrec.errors import UserError
 
 ROWS_FOR_COLUMNS = 1000
@@ -107,7 +107,7 @@ class LinesReader:
             return None
         cells = [_pick(lines, pattern).alias(name) for name, pattern in named.items()]
         nothing = pl.lit(None, pl.String)
-        return pl.DataFrame(cells).with_columns(nothing.alias(schema.PROBLEM), nothing.alias(schema.AS_GIVEN))
+        return pl.DataFrame(cells).with_columns(nothing.alias(PROBLEM), nothing.alias(AS_GIVEN))
 
     def _raw_lines(self, size: int) -> Iterator[bytes]:
         for block, _ in whole_lines(self.file, size):
@@ -176,7 +176,7 @@ def _cell(value: Any, may_be_list: bool) -> str | None:
     if isinstance(value, list | tuple | dict | set):
         if not may_be_list:
             raise Unreadable("nested_value")
-        return _encodable(json.dumps(value, ensure_ascii=False, default=str))
+        return _encodable(list_cell(value))
     if isinstance(value, bool):
         return "true" if value else "false"
     return _encodable(value if isinstance(value, str) else str(value))

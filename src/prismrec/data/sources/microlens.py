@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from prismrec.data import schema
+from prismrec.data.sources.cells import AS_GIVEN, PROBLEM, ROW
 from prismrec.data.sources.delimited import DelimitedReader, Dialect
 from prismrec.data.sources.opening import BLOCK, DATA_ROOT_MEND, RawFile, find_file, find_folder, names_in
 from prismrec.data.sources.reading import described, items_table, read_cells, read_interactions
@@ -49,13 +50,13 @@ class PairsReader:
         before = 0
         for batch in lines.batches((USER, ITEMS), (), size):
             items = pl.col(ITEMS).str.strip_chars().str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
-            numbered = batch.with_row_index(schema.SOURCE_ROW, before).with_columns(items.alias(ITEM))
+            numbered = batch.with_row_index(ROW, before).with_columns(items.alias(ITEM))
             places = pl.int_ranges(pl.max_horizontal(pl.col(ITEM).list.len().fill_null(1), 1))
             before += len(batch)
             yield (
                 numbered.with_columns(places.alias(PLACE), _one_at_least(ITEM))
                 .explode(ITEM, PLACE)
-                .select(*wanted, schema.SOURCE_ROW, schema.PROBLEM, schema.AS_GIVEN)
+                .select(*wanted, ROW, PROBLEM, AS_GIVEN)
             )
 
 

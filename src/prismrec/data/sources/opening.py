@@ -226,4 +226,13 @@ def _nearest(name: str, folder: Path) -> str:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     why = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{path.name} cannot be read: {why}.", str(path), f"allow reading it: chmod u+r '{path}'")
+    mend = "check the path, and the disk or share that it lies on"
+    if isinstance(error, PermissionError):
+        mend = f"allow reading it: chmod u+r '{path}'"
+    elif isinstance(error, ValueError):
+        mend = "give the path without control characters"
+    return UserError(f"{_printable(path.name)} cannot be read: {why}.", _printable(str(path)), mend)
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

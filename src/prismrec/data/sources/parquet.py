@@ -8,10 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from prismrec.data import schema
-from prismrec.data.sources.cells import COLUMNS_SHOWN
+from prismrec.data.sources.cells import AS_GIVEN, COLUMNS_SHOWN, PROBLEM
 from prismrec.data.sources.opening import BLOCK, RawFile, check_unchanged, damaged, find_file_again
-from prismrec.data.sources.texts import as_json
+from prismrec.data.sources.texts import list_cell
 from prismrec.errors import UserError
 
 ROWS_AT_ONCE = 262_144
@@ -72,9 +71,7 @@ class ParquetReader:
                 batch.validate(full=True)
                 yield pl.DataFrame(
                     [self._series(name, batch.column(name), name in lists) for name in dict.fromkeys(wanted)]
-                ).with_columns(
-                    pl.lit(None, pl.String).alias(schema.PROBLEM), pl.lit(None, pl.String).alias(schema.AS_GIVEN)
-                )
+                ).with_columns(pl.lit(None, pl.String).alias(PROBLEM), pl.lit(None, pl.String).alias(AS_GIVEN))
         check_unchanged(self.file)
 
     @contextmanager
@@ -107,9 +104,11 @@ class ParquetReader:
         if pa.types.is_date(type_):
             return _named(name, column.cast(pa.date32()).cast("int32")).cast(pl.Int64) * SECONDS_OF_DAY
         if pa.types.is_nested(type_) and may_be_list:
-            return pl.Series(name, [as_json(value) for value in column.to_pylist()], pl.String)
+            return pl.Series(
+                name, [None if value is None else list_cell(value) for value in column.to_pylist()], pl.String
+            )
         if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_decimal(type_):
-            column = column.cast(pa.large_string())
+            column = self._text(name, column)
             type_ = column.type
         plain = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
                  pa.types.is_floating, pa.types.is_null)  # fmt: skip
@@ -121,6 +120,19 @@ class ParquetReader:
             )
         series = _named(name, column)
         return series.cast(pl.String) if series.dtype == pl.Null else series
+
+    def _text(self, name: str, column: Any) -> Any:
+        """Bytes or decimals as text."""
+        import pyarrow as pa
+
+        try:
+            return column.cast(pa.large_string())
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"Column '{name}' of {self.file.name} holds bytes ({column.type}) that are no text in UTF-8.",
+                str(self.file.path),
+                "write it as text: decode the bytes as what they are, or write keys and hashes in hexadecimal",
+            ) from error
 
 
 def _named(name: str, column: Any) -> pl.Series:

@@ -14,8 +14,8 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from prismrec.data import schema
-from prismrec.data.sources.cells import CellReader, require_columns
-from prismrec.data.sources.opening import HEAD, RawFile, first_bytes
+from prismrec.data.sources.cells import AS_GIVEN, PROBLEM, ROW, CellReader, require_columns
+from prismrec.data.sources.opening import BLOCK, HEAD, RawFile, first_bytes
 from prismrec.data.sources.texts import as_categories, clean, joined
 from prismrec.data.sources.times import seconds, tell_unit
 from prismrec.errors import UserError
@@ -23,7 +23,8 @@ from prismrec.parameters.sources import InteractionColumns, TimeUnit
 
 HEAD_ROWS = 1000
 CELLS_SHOWN = 3
-LONGEST_SHOWN = 160
+SHAPE_SHOWN = 40  # characters of a cell
+OUR_WEIGHT, OUR_TIME = "\x1fweight", "\x1ftime"
 UNREADABLE_WEIGHT = "unreadable_weight"
 PROBLEMS = {
     "ragged_row": "has another number of cells than there are columns",
@@ -72,7 +73,7 @@ class Interactions:
         """The raw table piece by piece."""
         before = 0
         for reader in self.readers:
-            for cells in located(reader, wanted_columns(self.columns)):
+            for cells in numbered(reader, wanted_columns(self.columns)):
                 yield self._raw(cells, reader, before)
                 before += len(cells)
 
@@ -86,27 +87,21 @@ class Interactions:
             if names.timestamp is None
             else self._seconds(names.timestamp, cells.schema, reader)
         )
-        rows = cells.with_columns(weight.alias("our weight"), time.alias("our time"))
-        weightless = _given(names.weight) & pl.col("our weight").is_null()
-        timeless = _given(names.timestamp) & pl.col("our time").is_null()
+        rows = cells.with_columns(weight.alias(OUR_WEIGHT), time.alias(OUR_TIME))
+        weightless = _given(names.weight) & pl.col(OUR_WEIGHT).is_null()
+        timeless = _given(names.timestamp) & pl.col(OUR_TIME).is_null()
         rows = rows.with_columns(
-            pl.when(weightless)
-            .then(pl.coalesce(schema.PROBLEM, pl.lit(UNREADABLE_WEIGHT)))
-            .otherwise(schema.PROBLEM)
-            .alias(schema.PROBLEM),
+            pl.when(weightless).then(pl.coalesce(PROBLEM, pl.lit(UNREADABLE_WEIGHT))).otherwise(PROBLEM).alias(PROBLEM),
             _as_given(rows, weightless | timeless),
         )
         event = pl.lit(None, pl.String) if names.event is None else pl.col(names.event)
         return rows.select(
             pl.col(names.user_id).cast(pl.String).alias(schema.USER_ID),
             pl.col(names.item_id).cast(pl.String).alias(schema.ITEM_ID),
-            pl.col("our time").alias(schema.TIMESTAMP),
+            pl.col(OUR_TIME).alias(schema.TIMESTAMP),
             event.cast(pl.String).alias(schema.EVENT),
-            pl.col("our weight").alias(schema.WEIGHT),
-            schema.SOURCE_FILE,
-            schema.SOURCE_ROW,
-            schema.PROBLEM,
-            schema.AS_GIVEN,
+            pl.col(OUR_WEIGHT).alias(schema.WEIGHT),
+            *_kept(reader),
         )
 
     def _seconds(self, column: str, types: pl.Schema, reader: CellReader) -> pl.Expr:
@@ -144,18 +139,35 @@ def _unit(reader: CellReader, head: pl.DataFrame, column: str | None, declared: 
         return {"unit": "s", "told": "no times: the number of the row, over all files"}
     if column in reader.stored_times:
         return {"unit": "s", "told": "stored in the file as times"}
-    unit = tell_unit(head.get_column(column))
+    cells = head.get_column(column).drop_nulls()
+    unit = tell_unit(cells)
     if declared != "auto":
+        read = cells.to_frame().select(seconds(column, cells.dtype, declared).count()).item()
+        if 2 * read < len(cells):
+            raise _no_times(reader, column, cells, f"times in '{declared}', which is declared", unit)
         return {"unit": declared, "told": "declared", **({} if unit in (None, declared) else {"looks_like": unit})}
     if unit is None:
-        shown = ", ".join(_cut(repr(cell)) for cell in head.get_column(column).drop_nulls().head(CELLS_SHOWN))
-        raise UserError(
-            f"Column '{column}' of {reader.file.name} holds no times that can be told.",
-            f"{reader.file.path}, whose first ones are: {shown or 'empty'}",
-            "use seconds, milliseconds, microseconds or nanoseconds since 1970 UTC, or ISO 8601"
-            " (2024-01-31T12:00:00Z); if it does, say which under 'time_unit'",
-        )
+        raise _no_times(reader, column, cells, "times that can be told", None)
     return {"unit": unit, "told": f"detected from the first {len(head):,} rows of {reader.file.name}"}
+
+
+def _no_times(reader: CellReader, column: str, cells: pl.Series, what: str, unit: TimeUnit | None) -> UserError:
+    """The error of a column of no times; it shows how its cells are made, for they may be no times but people."""
+    shown = ", ".join(_shape(cell) for cell in cells.head(CELLS_SHOWN).cast(pl.String))
+    mend = (
+        "use seconds, milliseconds, microseconds or nanoseconds since 1970 UTC, or ISO 8601"
+        " (2024-01-31T12:00:00Z); if it does, say which under 'time_unit'"
+    )
+    return UserError(
+        f"Column '{column}' of {reader.file.name} holds no {what}.",
+        f"{reader.file.path}, whose first ones, with 9 for any digit and a for any letter, are: {shown or 'empty'}",
+        f"the first rows look like '{unit}': set time_unit to {unit} or auto" if unit else mend,
+    )
+
+
+def _shape(cell: str) -> str:
+    """A text with its digits and letters made unreadable: 31.01.2024 is 99.99.9999."""
+    return "".join("9" if sign.isdigit() else "a" if sign.isalpha() else sign for sign in cell[:SHAPE_SHOWN])
 
 
 def look_at(
@@ -172,7 +184,7 @@ def look_at(
             continue
         require_columns(reader, dict(needed), extra)
         if found is None:
-            batches = reader.batches(list(dict.fromkeys(needed.values())), lists, HEAD)
+            batches = numbered(reader, list(dict.fromkeys(needed.values())), lists, HEAD)
             head = next((batch for batch in islice(batches, 1)), pl.DataFrame())
             if len(head):
                 found = reader, head.head(HEAD_ROWS)
@@ -185,10 +197,14 @@ def look_at(
 
 def _refuse_unreadable(reader: CellReader, head: pl.DataFrame) -> None:
     """Raise `UserError` where most of the first rows have a problem."""
-    bad = head.filter(pl.col(schema.PROBLEM).is_not_null())
+    bad = head.filter(pl.col(PROBLEM).is_not_null())
     if 2 * len(bad) <= len(head):
         return
-    problem, text = bad.row(0, named=True)[schema.PROBLEM], bad.row(0, named=True)[schema.AS_GIVEN]
+    row, problem, text = bad.select(ROW, PROBLEM, AS_GIVEN).row(0)
+    # The row itself may name a person: how it is made has to do.
+    made = f"row {row} (from 0, the header not counted) has {len(text)} characters"
+    delimiter = reader.described.get("delimiter")
+    made += f", {text.count(delimiter)} of them delimiters" if delimiter else ""
     mend = "check that this is the file that is meant, and how it is written (delimiter, columns, encoding)"
     if problem == "undecodable":
         likely = _likely_encoding(reader.file)
@@ -196,7 +212,7 @@ def _refuse_unreadable(reader: CellReader, head: pl.DataFrame) -> None:
     described_as = ", ".join(f"{key} {value!r}" for key, value in reader.described.items())
     raise UserError(
         f"{len(bad)} of the first {len(head)} rows of {reader.file.name} cannot be read: a row {PROBLEMS[problem]}.",
-        f"{reader.file.path}, read as {described_as}, {len(reader.columns)} columns; such a row: {_cut(text)!r}",
+        f"{reader.file.path}, read as {described_as}, {len(reader.columns)} columns; {made}",
         mend,
     )
 
@@ -206,17 +222,26 @@ def _likely_encoding(file: RawFile) -> str:
     return "cp1252" if any(0x80 <= byte < 0xA0 for byte in first_bytes(file)) else "latin-1"
 
 
-def located(reader: CellReader, wanted: Sequence[str], lists: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-    """Batches of cells with each row's file and number; a reader may number its rows itself."""
+def numbered(
+    reader: CellReader, wanted: Sequence[str], lists: Sequence[str] = (), size: int = BLOCK
+) -> Iterator[pl.DataFrame]:
+    """Batches of cells with each row's number in the file as `ROW`; a reader may number its rows itself."""
     row = 0
     if not reader.columns:
         return
-    for cells in reader.batches(wanted, lists):
-        numbered = cells if schema.SOURCE_ROW in cells.columns else cells.with_row_index(schema.SOURCE_ROW, row)
-        yield numbered.with_columns(
-            pl.lit(reader.file.name).alias(schema.SOURCE_FILE), pl.col(schema.SOURCE_ROW).cast(pl.Int64)
-        )
+    for cells in reader.batches(wanted, lists, size):
+        yield cells if ROW in cells.columns else cells.with_row_index(ROW, row)
         row += len(cells)
+
+
+def _kept(reader: CellReader) -> tuple[pl.Expr, ...]:
+    """What the raw tables keep of a row beside its cells."""
+    return (
+        pl.lit(reader.file.name).alias(schema.SOURCE_FILE),
+        pl.col(ROW).cast(pl.Int64).alias(schema.SOURCE_ROW),
+        pl.col(PROBLEM).alias(schema.PROBLEM),
+        pl.col(AS_GIVEN).alias(schema.AS_GIVEN),
+    )
 
 
 def read_cells(
@@ -229,12 +254,11 @@ def read_cells(
     """
     look_at(readers, needed, lists, extra)
     wanted = list(dict.fromkeys(needed.values()))
-    kept = (schema.SOURCE_FILE, schema.SOURCE_ROW, schema.PROBLEM, schema.AS_GIVEN)
     parts = []
     for reader in readers:
-        for cells in located(reader, wanted, lists):
+        for cells in numbered(reader, wanted, lists):
             _refuse_float_ids(cells.schema[needed[schema.ITEM_ID]], needed[schema.ITEM_ID], reader.file)
-            parts.append(cells.select(*(pl.col(g).cast(pl.String).alias(o) for o, g in needed.items()), *kept))
+            parts.append(cells.select(*(pl.col(g).cast(pl.String).alias(o) for o, g in needed.items()), *_kept(reader)))
     return pl.concat(parts)
 
 
@@ -287,10 +311,10 @@ def _as_given(rows: pl.DataFrame, unread: pl.Expr) -> pl.Expr | pl.Series:
     """`as_given`, with the cells as JSON for the rows of which one could not be read."""
     bad = rows.select(unread).to_series()
     if not bad.any():
-        return pl.col(schema.AS_GIVEN)
-    ours = {schema.SOURCE_FILE, schema.SOURCE_ROW, schema.PROBLEM, schema.AS_GIVEN, "our weight", "our time"}
+        return pl.col(AS_GIVEN)
+    ours = {ROW, PROBLEM, AS_GIVEN, OUR_WEIGHT, OUR_TIME}
     cells = rows.filter(bad).select(pl.struct(pl.exclude(ours)).struct.json_encode()).to_series()
-    return rows.get_column(schema.AS_GIVEN).scatter(bad.arg_true(), cells)
+    return rows.get_column(AS_GIVEN).scatter(bad.arg_true(), cells)
 
 
 def _refuse_float_ids(dtype: pl.DataType, column: str, file: RawFile) -> None:
@@ -300,7 +324,3 @@ def _refuse_float_ids(dtype: pl.DataType, column: str, file: RawFile) -> None:
             str(file.path),
             "write ids as text or as integers; a missing id often turns a column of integers into floats",
         )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"

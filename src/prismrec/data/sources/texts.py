@@ -17,6 +17,8 @@ import polars as pl
 JUNK = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufffe\uffff]"
 )
+# Begins a cell that a reader made of a list in the file; a text that merely looks like a list stays what it is.
+LIST = "\x1f"
 NO_GENRES = "(no genres listed)"  # MovieLens
 
 
@@ -34,13 +36,13 @@ def clean(column: pl.Expr) -> pl.Expr:
 
 
 def joined(cell: str | None) -> str | None:
-    """A text from a cell that is one, or a JSON list of them."""
+    """A text from a cell that is one, or a list of them."""
     listed = _listed(cell)
     return cell if listed is None else " ".join(listed)
 
 
 def as_categories(cell: str | None, separator: str) -> list[str]:
-    """Categories from a JSON list, nested or not, or from text with separators; each once, in order."""
+    """Categories from a list, nested or not, or from text with separators; each once, in order."""
     listed = _listed(cell)
     if listed is None:
         listed = (cell or "").split(separator)
@@ -49,11 +51,11 @@ def as_categories(cell: str | None, separator: str) -> list[str]:
 
 
 def _listed(cell: str | None) -> list[str] | None:
-    """The texts of a JSON list, however deep; None where the cell is none."""
-    if cell is None or not cell.startswith("["):
+    """The texts of a list, however deep; None where the cell is none."""
+    if cell is None or not cell.startswith(LIST):
         return None
     try:
-        return _flat(json.loads(cell))
+        return _flat(json.loads(cell.removeprefix(LIST)))
     except (ValueError, RecursionError):
         return None
 
@@ -61,9 +63,9 @@ def _listed(cell: str | None) -> list[str] | None:
 def _flat(content: Any) -> list[str]:
     if isinstance(content, list):
         return [text for part in content for text in _flat(part)]
-    return [] if content is None else [content if isinstance(content, str) else json.dumps(content)]
+    return [] if content is None else [content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)]
 
 
-def as_json(value: Any) -> str | None:
-    """A list, or whatever a nested cell holds, as JSON text."""
-    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+def list_cell(value: Any) -> str:
+    """The cell of a list, or of whatever else is nested: JSON text behind `LIST`."""
+    return LIST + json.dumps(value, ensure_ascii=False, default=str)

@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from prismrec.data.forget import WithoutUsers, leave_out_of_truth, requested
+from prismrec.data.forget import FORGOTTEN, count_rows, leave_out, leave_out_of_truth, requested
 from prismrec.parameters.data_validation import DataValidationParameters
 
 
 def read_source(
     parameters: DataValidationParameters, forgotten_users: dict[str, Any] | None
-) -> tuple[pl.LazyFrame | WithoutUsers, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+) -> tuple[pl.LazyFrame, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Return raw interactions, raw items, planted truth and facts of the source, without users to forget."""
     from prismrec.data import sources
 
@@ -21,11 +21,12 @@ def read_source(
     users = requested(forgotten_users)
     if not users:
         return tables
+    rows = count_rows(tables.interactions, users)
     return (
-        WithoutUsers(tables.interactions, users, tables.facts),
+        leave_out(tables.interactions, users),
         tables.items,
         leave_out_of_truth(tables.planted_truth, users),
-        tables.facts,
+        {**tables.facts, FORGOTTEN: {"users": len(users), "rows": sum(rows.values())}},
     )
 
 
