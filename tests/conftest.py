@@ -8,11 +8,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.update(DO_NOT_TRACK="1", KEDRO_DISABLE_TELEMETRY="1", BENTOML_DO_NOT_TRACK="True")
 
+import hypothesis
 import pytest
 
 from toy_project import toy_project  # noqa: F401 - a fixture, and the environment comes first
 
 PROJECT = Path(__file__).parents[1]
+
+# On shared cores any example may take long; how fast things are, the benchmarks tell.
+hypothesis.settings.register_profile("shared cores", deadline=None)
+hypothesis.settings.load_profile("shared cores")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from e2e_runs import prismrec
-from prismrec.data.histories import SplitPoints
+from prismrec.data.histories import Histories, SplitPoints
 from prismrec.evaluation.evaluate import evaluate
 from prismrec.evaluation.protocols import make_cases
 from prismrec.metrics.ranking import ranking_metrics
@@ -49,7 +49,8 @@ def figures(workspace: Path, names: set[str]) -> dict[str, dict[str, float]]:
     def table(name: str) -> pl.DataFrame:
         return pl.read_parquet(sorted(workspace.glob(f"03_primary/{name}.parquet/*/{name}.parquet"))[-1])
 
-    histories, points = table("histories"), SplitPoints.from_frame(table("splits"))
+    histories = Histories.load(max(workspace.glob("03_primary/histories/[!.]*/histories")))
+    points = SplitPoints.from_frame(table("splits"))
     events = event_table(histories)
     recommendable = torch.tensor(active_items(table("item_map")))
     rows, _ = heuristic_rows(histories, points.test_start_U, recommendable, events, recent_days=30)
