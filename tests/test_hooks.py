@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from kedro.io import DatasetError
+from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import Node, Pipeline
 
 from prismrec.artifacts.manifest import Manifest, read_manifest
 from prismrec.cli import user_error
 from prismrec.errors import LineageError, MissingArtefact, ParameterError
+from prismrec.hooks import ArtefactHooks
+from prismrec.kedro_datasets import CheckpointsDataset
 from toy_project import ToyProject
 
 ITEM_MAP = "03_primary/item_map.parquet"
@@ -202,3 +205,24 @@ def test_an_environment_overrides_single_keys(toy_project: ToyProject) -> None:
     folder = toy_project.versions("08_reporting/manifests/sequence_building", "ml1m")[-1]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["parameters"] == {"count": 5, "seed": 9, "fail": "no"}
+
+
+def test_states_of_trainings_go_when_the_run_has_succeeded(tmp_path: Path) -> None:
+    """Those of the run's own nodes; another stage's interrupted training keeps its own."""
+    folders = {name: tmp_path / name for name in ("read_checkpoints", "other_checkpoints")}
+    for folder in folders.values():
+        (folder / "model" / "000000007-00001").mkdir(parents=True)
+    catalog = DataCatalog({name: CheckpointsDataset(filepath=str(folder)) for name, folder in folders.items()})
+    pipeline = Pipeline([Node(lambda folder: folder, "read_checkpoints", "model", name="train")])
+    ArtefactHooks().after_pipeline_run(pipeline, catalog)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["other_checkpoints"]
+
+
+def test_processes_but_the_first_write_nothing(toy_project: ToyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run the same nodes, and pass on in memory what the first one writes."""
+    monkeypatch.setenv("RANK", "1")
+    toy_project.run()
+    assert not [path for path in toy_project.root.rglob("*") if "data" in path.parts]
+    monkeypatch.setenv("RANK", "0")
+    toy_project.run()
+    assert record_of(toy_project, "codebook")["outputs"]

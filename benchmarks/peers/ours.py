@@ -26,19 +26,26 @@ from prismrec import __version__
 from prismrec.artifacts.stage_record import RECORDS
 from prismrec.data.histories import SplitPoints
 from prismrec.evaluation.comparison import Row
-from prismrec.models.rankers import LightweightEncoderRanker
 from prismrec.parameters.evaluation import EvaluationParameters
 from prismrec.pipelines.evaluation import nodes
 from prismrec.pipelines.inputs import event_table
-from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
-from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
 from prismrec.retrieval.topk import exclude, top_k
 
 CHUNK = 128  # users ranked at once
 ENCODER = ("lightweight_encoder",)
 HYMIREC = (*ENCODER, "codebook", "llm_recommender")
 GEMIREC = (*HYMIREC, "interest_dictionary")
-STAGES: dict[str, tuple[str, ...]] = {"lightweight_encoder": ENCODER, "hymirec": HYMIREC, "gemirec": GEMIREC}
+STAGES: dict[str, tuple[str, ...]] = {
+    "lightweight_encoder": ENCODER,
+    "llm_recommender": HYMIREC,
+    "hymirec": HYMIREC,
+    "gemirec": GEMIREC,
+}
+# What our rankers are made of; the arguments of `our_rankers` are called the same.
+MODELS = (
+    "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "transitions", "merge",
+    "dictionary", "item_cells", "posterior", "retrieval",
+)  # fmt: skip
 NODES = {"sasrec": "train_sasrec", "comirec": "train_comirec"}  # trained within `evaluation`
 # How our own settings were chosen: so many tried on validation, each within so many seconds of wall clock on two cores
 # (the trained stages that a row needs, 1,200 s each; a SASRec on ML-1M ran 2,670 s, sharing the cores). Data sets that
@@ -145,15 +152,10 @@ def write_rows(
 
 def load_rows(catalog: Any, parameters: EvaluationParameters) -> dict[str, Row]:
     """The rows that `evaluation` measures, the counted ones fitted on everything before the test target."""
-    tables = {name: catalog.load(name) for name in ("histories", "splits", "item_vectors", "codebook", "item_codes")}
-    hymirec = hymirec_ranker(
-        catalog.load("recommender"), tables["codebook"], tables["item_codes"], tables["item_vectors"]
-    )
-    parts = (catalog.load(name) for name in ("dictionary", "posterior", "retrieval", "item_cells"))
-    recommendable_N = torch.from_numpy(tables["item_vectors"]["recommendable"])
-    vectors_ND = torch.from_numpy(tables["item_vectors"]["vectors"])
-    encoder = LightweightEncoderRanker(catalog.load("lightweight_encoder"), vectors_ND, recommendable_N)
-    ours = [encoder, hymirec, gemirec_ranker(hymirec, *parts)]
+    tables = {name: catalog.load(name) for name in ("histories", "splits")}
+    models = {name: catalog.load(name) for name in MODELS}
+    ours = nodes.our_rankers(**models)
+    recommendable_N = torch.from_numpy(models["item_vectors"]["recommendable"])
     events = event_table(tables["histories"])
     starts_U = SplitPoints.from_frame(tables["splits"]).test_start_U
     heuristics, left_out = nodes.heuristic_rows(

@@ -3,9 +3,12 @@
 Before a run: the configuration is checked, and everything the run reads from disk has to exist. Before each
 node: its inputs have to fit together (`prismrec.artifacts.lineage`). Before each save: the dataset is told
 what the data was made from. After a stage's last save: its record is written
-(`prismrec.artifacts.stage_record`). Nodes know nothing of all this, and partial runs are no special case.
+(`prismrec.artifacts.stage_record`). After a run that succeeded: the states its trainings kept are removed. Nodes
+know nothing of all this, and partial runs are no special case. Where several processes train together, each runs the
+same nodes, and all but the first keep their outputs in memory.
 """
 
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +17,7 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
@@ -31,7 +34,7 @@ from prismrec.configuration import (
     read_yaml,
 )
 from prismrec.errors import MissingArtefact
-from prismrec.kedro_datasets import ArtefactDataset
+from prismrec.kedro_datasets import ArtefactDataset, CheckpointsDataset
 from prismrec.pipeline_registry import STAGES, register_pipelines
 
 # A node's output that is still to be saved; "" stands for the node itself.
@@ -50,6 +53,7 @@ class StageProgress:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by node
+    costs: dict[str, Any] = field(default_factory=dict)  # of its trainings
     peak_mb: float = 0.0
     peak_is_own: bool = True
 
@@ -136,6 +140,9 @@ class ArtefactHooks:
         progress = {stage: StageProgress(pending) for stage, pending in steps.items()}
         self._run = Run(catalog, run_params["run_id"], self._stages, progress)
         self._check_inputs(pipeline)
+        if not is_main_process():
+            for name in pipeline.all_outputs():
+                catalog[name] = MemoryDataset()
         for dataset in map(self._run.artefact, pipeline.inputs()):
             if dataset is not None and dataset.nullable:
                 dataset.pin()
@@ -194,8 +201,18 @@ class ArtefactHooks:
     @hook_impl
     def after_node_run(self, node: Node) -> None:
         """Note that the node ran; if the stage had nothing left but that, write its record."""
-        self._run.progress[stage_of(node)].nodes.append(node.name)
+        progress = self._run.progress[stage_of(node)]
+        progress.nodes.append(node.name)
+        progress.costs.update(stage_record.take_costs())
         self._finish(node, "")
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Remove the states of trainings, now that what they trained is saved."""
+        for name in sorted(pipeline.inputs()):
+            dataset = catalog.get(name)
+            if isinstance(dataset, CheckpointsDataset) and is_main_process():
+                dataset.clear()
 
     def _stage_parameters(self, stage: str) -> dict[str, Any]:
         value = self._parameters.get(f"params:{stage}", {})
@@ -241,7 +258,7 @@ class ArtefactHooks:
         run.clock[node.name] = now
         progress.peak_mb = max(progress.peak_mb, stage_record.peak_memory_mb())
         progress.pending.discard((node.name, output))
-        if not progress.pending:
+        if not progress.pending and is_main_process():
             self._write_record(stage, progress)
 
     def _write_record(self, stage: str, progress: StageProgress) -> None:
@@ -269,9 +286,15 @@ class ArtefactHooks:
             "peak_rss_is_of_this_stage": progress.peak_is_own,
             "environment": self._context.env or LOCAL,
             "versions": progress.versions,
+            **({"trainings": progress.costs} if progress.costs else {}),
             **stage_record.host(),
         }
         stage_record.write_record(records / stage / self._run.version, manifest, run)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one of a run, or the first of several (`accelerate launch`), which writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def stage_of(node: Node) -> str:

@@ -22,7 +22,8 @@ from prismrec.evaluation.promotion import (
     verdict,
 )
 from prismrec.models.events import EventTable
-from prismrec.models.rankers import PopularityRanker, load_rankers
+from prismrec.models.loading import load_rankers
+from prismrec.models.rankers import PopularityRanker
 from serving.bundles import NUM_ITEMS, catalogue, parts
 
 KNOWN = [item.item_id for item in catalogue()]

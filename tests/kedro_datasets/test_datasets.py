@@ -20,6 +20,7 @@ from prismrec.data.histories import Histories
 from prismrec.errors import MissingArtefact
 from prismrec.kedro_datasets import (
     ArtefactDataset,
+    CheckpointsDataset,
     FileDataset,
     FolderDataset,
     HistoriesDataset,
@@ -347,3 +348,15 @@ def test_old_versions_are_removed_after_a_new_one_is_whole(tmp_path: Path) -> No
 def test_at_least_one_version_has_to_stay(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="at least one"):
         JsonDataset(filepath=str(tmp_path / "x.json"), keep=0)
+
+
+def test_a_checkpoints_folder_is_a_path_that_need_not_exist(tmp_path: Path) -> None:
+    dataset = CheckpointsDataset(filepath=str(tmp_path / "states"))
+    assert dataset.load() == tmp_path / "states"
+    assert dataset.exists()
+    dataset.clear()
+    (tmp_path / "states" / "recommender").mkdir(parents=True)
+    dataset.clear()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DatasetError):
+        dataset.save({})

@@ -52,6 +52,11 @@ def test_cut_holds_the_slice_on_the_right(
         assert batch.items_BL[row, padding:].tolist() == own_items[events].tolist()
         gaps = [bucket(int(own_times[event] - own_times[event - 1])) if event else 0 for event in events]
         assert batch.gaps_BL[row, padding:].tolist() == gaps
+        after = [
+            bucket(int(own_times[event + 1] - own_times[event])) if event + 1 < lengths[user] else UNKNOWN_GAP
+            for event in events
+        ]
+        assert batch.until_BL[row, padding:].tolist() == after
         assert set(batch.items_BL[row, :padding].tolist()) <= set(items.tolist()), "padding is a real item"
 
 
@@ -64,6 +69,31 @@ def whole(table: EventTable, user: int) -> list[int]:
     """The gaps of all of a user's events."""
     start, end = table.offsets_U1[user : user + 2].tolist()
     return table.cut(torch.tensor([user]), torch.tensor([0]), torch.tensor([end - start])).gaps_BL[0].tolist()
+
+
+def last_until(table: EventTable, users: list[int]) -> list[int]:
+    """The time until the request, after each user's last event."""
+    ends = (table.offsets_U1[1:] - table.offsets_U1[:-1])[users]
+    return table.cut(torch.tensor(users), ends - 1, ends).until_BL[:, 0].tolist()
+
+
+def test_the_request_comes_after_the_last_event() -> None:
+    offsets, items, times = histories([4, 0, 3])
+    requests = np.array([times[3] + 100, 5, times[6]])
+    asked = EventTable(offsets, items, times, requests=requests)
+    assert last_until(asked, [0, 2]) == [bucket(100), 0]
+    plain = EventTable(offsets, items, times)
+    assert last_until(plain, [0, 2]) == [UNKNOWN_GAP, UNKNOWN_GAP]
+    assert torch.equal(asked.gaps_E, plain.gaps_E)
+
+
+def test_request_times_can_be_withheld_alone() -> None:
+    timed = EventTable(*histories([4, 3]))
+    some = timed.without_request_times(np.array([True, False]))
+    assert torch.equal(some.gaps_E, timed.gaps_E)
+    assert (some.until_E[:4] == UNKNOWN_GAP).all()
+    assert torch.equal(some.until_E[4:], timed.until_E[4:])
+    assert (timed.without_times(np.array([True, False])).until_E[:4] == UNKNOWN_GAP).all()
 
 
 def test_unknown_times_are_a_bucket_of_their_own() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.small import DIM, event_table, item_vectors, small_encoder
+from models.small import DIM, event_table, item_vectors, randomise, small_encoder
 from prismrec.models import load_model
 from prismrec.models.events import EventBatch
 from prismrec.models.lightweight_encoder import MAX_SCALE, LightweightEncoder, LightweightEncoderConfig
@@ -23,7 +23,7 @@ def whole(lengths: list[int], seed: int = 0) -> EventBatch:
 
 
 def interests(encoder: LightweightEncoder, batch: EventBatch) -> torch.Tensor:
-    return encoder(ITEMS[batch.items_BL], batch.gaps_BL, batch.mask_BL)
+    return encoder(ITEMS[batch.items_BL], batch)
 
 
 def first_columns(batch: EventBatch, columns: int) -> EventBatch:
@@ -34,7 +34,7 @@ def first_columns(batch: EventBatch, columns: int) -> EventBatch:
 def test_after_a_column_is_forward_on_the_truncated_history(kernel: int) -> None:
     encoder, batch = small_encoder(kernel=kernel), whole([12, 12, 12])
     columns = torch.arange(12).expand(3, -1)
-    prefixes = encoder.after(ITEMS[batch.items_BL], batch.gaps_BL, batch.mask_BL, columns)
+    prefixes = encoder.after(ITEMS[batch.items_BL], batch, columns)
     for column in range(12):
         alone = interests(encoder, first_columns(batch, column + 1))
         torch.testing.assert_close(prefixes[:, column], alone, atol=1e-5, rtol=0)
@@ -42,7 +42,7 @@ def test_after_a_column_is_forward_on_the_truncated_history(kernel: int) -> None
 
 def test_columns_may_come_in_any_order_and_twice() -> None:
     encoder, batch = small_encoder(), whole([9, 9])
-    read = ITEMS[batch.items_BL], batch.gaps_BL, batch.mask_BL
+    read = ITEMS[batch.items_BL], batch
     all_columns = encoder.after(*read, torch.arange(9).expand(2, -1))
     chosen = torch.tensor([[8, 0, 3, 3], [2, 5, 5, 7]])
     expected = all_columns.gather(1, chosen[..., None, None].expand(-1, -1, 3, DIM))
@@ -65,12 +65,12 @@ def test_a_user_alone_gets_what_a_user_in_a_batch_gets(lengths: list[int], seed:
 def test_later_events_move_no_earlier_interest() -> None:
     encoder, batch = small_encoder(), whole([10, 10])
     columns = torch.arange(10).expand(2, -1)
-    before = encoder.after(ITEMS[batch.items_BL], batch.gaps_BL, batch.mask_BL, columns)
+    before = encoder.after(ITEMS[batch.items_BL], batch, columns)
     for changed in range(10):
         items, gaps = batch.items_BL.clone(), batch.gaps_BL.clone()
         items[:, changed:] = (items[:, changed:] + 7) % len(ITEMS)
         gaps[:, changed:] = (gaps[:, changed:] + 5) % 20
-        after = encoder.after(ITEMS[items], gaps, batch.mask_BL, columns)
+        after = encoder.after(ITEMS[items], batch._replace(gaps_BL=gaps), columns)
         torch.testing.assert_close(after[:, :changed], before[:, :changed], atol=1e-6, rtol=0)
         assert (after - before)[:, changed:].abs().amax((-1, -2)).min() > 1e-3, "every later prefix sees the event"
 
@@ -79,6 +79,20 @@ def test_gaps_are_read() -> None:
     encoder, batch = small_encoder(), whole([10])
     other = batch._replace(gaps_BL=(batch.gaps_BL + 3) % 20)
     assert (interests(encoder, batch) - interests(encoder, other)).abs().max() > 1e-3
+
+
+def test_the_time_of_the_request_is_read_at_its_own_column() -> None:
+    encoder, batch = small_encoder(), whole([10, 10])
+    columns = torch.arange(10).expand(2, -1)
+    before = encoder.after(ITEMS[batch.items_BL], batch, columns)
+    for changed in (0, 4, 9):
+        until = batch.until_BL.clone()
+        until[:, changed] = (until[:, changed] + 5) % 20
+        move_BQ = (encoder.after(ITEMS[batch.items_BL], batch._replace(until_BL=until), columns) - before).abs()
+        move_BQ = move_BQ.amax((-1, -2))
+        assert move_BQ[:, changed].min() > 1e-4
+        move_BQ[:, changed] = 0
+        assert not move_BQ.any()
 
 
 @settings(max_examples=20, deadline=None)
@@ -147,6 +161,43 @@ def test_scores_are_scaled_cosines_and_the_scale_is_bounded() -> None:
     with torch.no_grad():
         encoder.log_scale.fill_(50.0)
     assert encoder.scale == MAX_SCALE
+
+
+def comirec_encoder(positions: int = 20) -> LightweightEncoder:
+    torch.manual_seed(1)
+    config = LightweightEncoderConfig(DIM, 3, 12, kernel=3, dropout=0.3, length=100, positions=positions)
+    encoder = LightweightEncoder(config)
+    randomise(encoder, 1)
+    return encoder
+
+
+@torch.no_grad()
+def test_comirecs_pooling_is_that_of_the_paper() -> None:
+    """V = softmax over events of W2 tanh(W1 (H + P)), times H; no padding, one user, plain matrices."""
+    encoder, batch = comirec_encoder(), whole([9])
+    items = ITEMS[batch.items_BL]
+    values_LD = (items + encoder.value(encoder.value_norm(encoder._events(items, batch.gaps_BL, batch.mask_BL))))[0]
+    hidden = torch.tanh((values_LD + encoder.position_PD[:9]) @ encoder.attention.weight.T + encoder.attention.bias)
+    assert hidden.shape == (9, 4 * DIM)
+    pooled_KD = (hidden @ encoder.query.weight.T).T.softmax(1) @ values_LD
+    refined_BQKD = encoder._refine(pooled_KD[None, None], batch.until_BL[:, -1:])
+    torch.testing.assert_close(encoder(items, batch)[0], refined_BQKD[0, 0])
+
+
+@torch.no_grad()
+def test_comirecs_pooling_after_a_column_is_forward_on_the_truncated_history() -> None:
+    encoder, batch = comirec_encoder(positions=5), whole([12, 7])  # later events share the last position
+    columns = torch.arange(12).expand(2, -1)
+    prefixes = encoder.after(ITEMS[batch.items_BL], batch, columns)
+    for column in (5, 8, 11):
+        alone = interests(encoder, first_columns(batch, column + 1))
+        torch.testing.assert_close(prefixes[:, column], alone, atol=1e-5, rtol=0)
+
+
+def test_comirecs_pooling_saves_and_loads(tmp_path: Path) -> None:
+    encoder, batch = comirec_encoder(), whole([9, 4])
+    encoder.save(tmp_path)
+    assert torch.equal(interests(load_model(tmp_path), batch), interests(encoder, batch))
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, sma
 from prismrec.errors import UserError
 from prismrec.models import backbone
 from prismrec.models.events import EventTable
+from prismrec.models.linear_transitions import LinearTransitions, LinearTransitionsConfig
+from prismrec.models.merge import LinearTransitionsRanker, Merge, MergeConfig, MergedRanker
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.rankers import (
     GemiRecRanker,
     HyMiRecRanker,
     LightweightEncoderRanker,
     PopularityRanker,
+    Ranker,
     ServedRanker,
     recent_and_long,
 )
@@ -35,6 +38,30 @@ def hymirec() -> HyMiRecRanker:
     return HyMiRecRanker(randomise(recommender), ITEMS, ITEMS, item_vectors(seed=1), RECOMMENDABLE)
 
 
+def transitions() -> LinearTransitions:
+    """Random regression weights of two scales, six a row."""
+    generator = torch.Generator().manual_seed(5)
+    model = LinearTransitions(LinearTransitionsConfig(NUM_ITEMS, 6, (0.0, 0.8)))
+    lottery = torch.rand(2 * NUM_ITEMS, NUM_ITEMS, generator=generator)
+    model.columns_RM.copy_(lottery.argsort(1)[:, :6])
+    model.values_RM.copy_(torch.randn(2 * NUM_ITEMS, 6, generator=generator))
+    return model
+
+
+def members() -> dict[str, Ranker]:
+    """HyMiRec's, in the order of the weights."""
+    coarse = LightweightEncoderRanker(small_encoder(), ITEMS, RECOMMENDABLE)
+    return {member.name: member for member in (hymirec(), coarse, LinearTransitionsRanker(transitions()))}
+
+
+def merged(weights: dict[str, float] | None = None) -> MergedRanker:
+    """HyMiRec with these weights."""
+    weights = weights or {"llm_recommender": 0.5, "lightweight_encoder": 0.4, "linear_transitions": 1.5}
+    merge = Merge(MergeConfig(tuple(weights)))
+    merge.weights_M.copy_(torch.tensor(list(weights.values())))
+    return MergedRanker(members(), merge, RECOMMENDABLE)
+
+
 def gemirec(head_dictionary: str = "v1") -> GemiRecRanker:
     torch.manual_seed(1)
     table = CellTable(CELLS, RECOMMENDABLE, 12)
@@ -49,6 +76,7 @@ def rankers() -> list[ServedRanker]:
         PopularityRanker(np.arange(NUM_ITEMS), RECOMMENDABLE),
         LightweightEncoderRanker(small_encoder(), ITEMS, RECOMMENDABLE),
         hymirec(),
+        merged(),
         gemirec(),
     ]
 
@@ -226,8 +254,8 @@ def test_interest_vectors_are_unit_vectors_one_for_each_interest(ranker: ServedR
 
 
 def test_the_number_of_interests() -> None:
-    """Coarse; refined and "now"; cells shown, but no more than have items."""
-    assert [ranker.num_interests for ranker in rankers()] == [1, 3, 3, 3]
+    """Coarse; refined and "now"; both together; cells shown, but no more than have items."""
+    assert [ranker.num_interests for ranker in rankers()] == [1, 3, 3, 6, 3]
 
 
 @torch.no_grad()

@@ -58,14 +58,17 @@ def outputs(
 
 
 def changed_from(position: int, lengths: list[int] = LENGTHS) -> EventTable:
-    """The same histories, but every event at `position` or later has another item and another time."""
+    """The same histories, but every event at `position` or later has another item, and another time but for the first.
+
+    When the first of them happens is when a prediction is asked for, which the model is told.
+    """
     offsets, items, times = histories(lengths)
     for user in range(len(lengths)):
         later = slice(offsets[user] + position, offsets[user + 1])
         items[later] = (items[later] + 11) % NUM_ITEMS
         count = len(items[later])
         if count:
-            times[later] = times[later][0] + 5_000 + 90_000 * np.arange(count) ** 2
+            times[later] = times[later][0] + 90_000 * np.arange(count) ** 2
     return EventTable(offsets, items, times)
 
 
@@ -109,6 +112,16 @@ def test_events_after_the_cut_change_nothing(recommender: Recommender) -> None:
         for changed, same in zip(after, alone, strict=True):
             assert torch.equal(changed, same)
         torch.testing.assert_close(after.refined_BKD[0], before.refined_BKD[user], atol=1e-5, rtol=0)
+
+
+def test_the_time_of_the_request_is_read(recommender: Recommender) -> None:
+    offsets, items, times = histories(LENGTHS)
+    soon, late = (EventTable(offsets, items, times, requests=times[offsets[1:] - 1] + wait) for wait in (1, 1_000_000))
+    _, before = outputs(recommender, soon, [0, 1, 2, 3], LENGTHS)
+    _, after = outputs(recommender, late, [0, 1, 2, 3], LENGTHS)
+    assert (after.refined_BKD - before.refined_BKD).abs().amax(-1).min() > 1e-4
+    assert (after.next_BLD - before.next_BLD)[:, -1].abs().amax(-1).min() > 1e-4
+    assert torch.equal(after.next_BLD[:, :-1], before.next_BLD[:, :-1])
 
 
 class SeenByEncoder:

@@ -83,33 +83,19 @@ def test_where_the_other_rule_leaves_no_case_the_counts_say_so() -> None:
     assert (found["cases"]["users"], found["cases"]["users_left_out"]) == (0, 2)
 
 
-def test_heuristics_of_validation_are_gone_before_those_of_the_test_are_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_of_validation_are_gone_before_those_of_the_test_are_made() -> None:
     made: list[weakref.ref[Row]] = []
 
     class Tracked(Flat):
         pass
 
-    def heuristic_rows(
-        histories: pl.DataFrame, starts_U: np.ndarray, *_: object
-    ) -> tuple[dict[str, Row], dict[str, str]]:
-        assert starts_U is POINTS.validation_start_U
+    def rows() -> dict[str, Row]:
         ranker = Tracked()
         made.append(weakref.ref(ranker))
-        return {"popularity": Row(ranker, NEW, "popularity", "heuristic", "free")}, {}
+        return {"popularity": Row(ranker, NEW, "popularity", "heuristic", "free"), **flat(NEW)}
 
-    monkeypatch.setattr(nodes, "heuristic_rows", heuristic_rows)
     cases = nodes.some_cases(NEW, POINTS.validation_start_U, POINTS.validation_end_U, "filtered")
-    found = nodes.validation_accuracy(
-        flat(NEW),
-        cases,
-        pl.DataFrame(),
-        POINTS,
-        NEW,
-        ALL,
-        Parameters(),  # type: ignore[arg-type]
-    )
+    found = nodes.validation_accuracy(rows, cases, ALL, Parameters())  # type: ignore[arg-type]
     gc.collect()
     assert set(found) == {"popularity", "flat"}
     assert made
@@ -143,7 +129,7 @@ def test_comirec_may_have_a_weight_decay_of_its_own(
         }
     )  # fmt: skip
     seen = []
-    monkeypatch.setattr(nodes, "_train_baseline", lambda *arguments: seen.append(arguments[-1]))
+    monkeypatch.setattr(nodes, "_train_baseline", lambda *arguments: seen.append(arguments[-2]))
     frame = pl.DataFrame({"item_id": ["a"]})
     nodes.train_sasrec(frame, frame, frame, parameters)
     nodes.train_comirec(frame, frame, frame, parameters)

@@ -88,7 +88,7 @@ def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
     parts().save(bundle_folder)
     metrics = nodes.measure_bundle(bundle_folder, evaluation(), parameters())
     assert metrics["default_model"] == "hymirec"
-    assert metrics["models"] == ["gemirec", "hymirec", "lightweight_encoder", "popularity"]
+    assert metrics["models"] == ["gemirec", "hymirec", "lightweight_encoder", "llm_recommender", "popularity"]
     assert metrics["items"] == NUM_ITEMS
     files = [file for file in bundle_folder.rglob("*") if file.is_file() and file.name != "manifest.json"]
     assert (metrics["files"], metrics["bytes"]) == (len(files), sum(file.stat().st_size for file in files))

@@ -112,6 +112,32 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(whole.centroids_kD, blocks.centroids_kD, atol=1e-6)
 
 
+def test_the_bounds_hold_for_every_point_where_early_steps_see_only_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = unit_rows(np.random.default_rng(3), 203, 6)
+    seen, plain = [], kmeans.balanced_assignment
+
+    def watched(similarity_nk: np.ndarray) -> np.ndarray:
+        seen.append(len(similarity_nk))
+        return plain(similarity_nk)
+
+    monkeypatch.setattr(kmeans, "balanced_assignment", watched)
+    monkeypatch.setattr(kmeans, "EARLY_ROWS", 50)
+    result = balanced_kmeans(points, 8, 4, seed=0)
+    assert seen == [50, 50, 50, 203]
+    assert len(result.labels_n) == 203
+    assert_balanced(result.labels_n, 8)
+
+
+def test_around_lines_a_point_and_its_opposite_are_alike() -> None:
+    rng = np.random.default_rng(4)
+    points = unit_rows(rng, 60, 5)
+    mirrored = points * rng.choice([-1, 1], (60, 1)).astype(np.float32)
+    plain, other = (balanced_kmeans(p, 6, 5, 0, lines=True) for p in (points, mirrored))
+    assert np.array_equal(plain.labels_n, other.labels_n)
+    np.testing.assert_allclose(np.abs((plain.centroids_kD * other.centroids_kD).sum(1)), 1, atol=1e-5)
+    assert not np.array_equal(balanced_kmeans(mirrored, 6, 5, 0).labels_n, plain.labels_n)
+
+
 def test_only_directions_count() -> None:
     rng = np.random.default_rng(2)
     points = unit_rows(rng, 60, 5)

@@ -15,7 +15,7 @@ def seen_batch(histories: list[list[int]]) -> EventBatch:
     items = torch.tensor([[1] * (width - len(h)) + h for h in histories], dtype=torch.int64)
     mask = torch.tensor([[False] * (width - len(h)) + [True] * len(h) for h in histories], dtype=torch.bool)
     shape = len(histories), width
-    return EventBatch(items.view(shape), torch.zeros(shape, dtype=torch.int64), mask.view(shape))
+    return EventBatch(items.view(shape), *torch.zeros((2, *shape), dtype=torch.int64), mask.view(shape))
 
 
 @settings(max_examples=80, deadline=None)

@@ -9,10 +9,12 @@ from prismrec.artifacts.bundle import BundleParts, CatalogueItem
 from prismrec.models import backbone
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
 from prismrec.models.lightweight_encoder import LightweightEncoder, LightweightEncoderConfig
+from prismrec.models.linear_transitions import LinearTransitions, LinearTransitionsConfig
+from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
-from prismrec.quantization.cosine_codebook import CosineCodebook
+from prismrec.quantization.codebook import Codebook
 
 NUM_ITEMS = 60
 DIM = 8
@@ -47,7 +49,7 @@ def parts(seed: int = 0) -> BundleParts:
     vectors_ND = np.random.default_rng(seed).standard_normal((NUM_ITEMS, DIM)).astype(np.float32)
     vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     active_N = np.array([item.active for item in catalogue()])
-    codebook = CosineCodebook.fit(vectors_ND, layers=2, codes=8, iterations=2, seed=seed)
+    codebook = Codebook.fit(vectors_ND, layers=2, codes=8, iterations=2, seed=seed)
     codes = codebook.encode(vectors_ND)
     dictionary = InterestDictionary(InterestDictionaryConfig(DIM, code_dim=4, hidden=8, sizes=SIZES)).eval()
     with torch.no_grad():
@@ -61,6 +63,8 @@ def parts(seed: int = 0) -> BundleParts:
             "codebook": codebook,
             "item_codes": {"codes": codes.codes_nL, "coefficients": codes.coefficients_nL},
             "recommender": _recommender(),
+            "transitions": _transitions(),
+            "merge": _merge(),
             "dictionary": dictionary,
             "item_cells": {"cells": cells_N},
             "posterior": _posterior(dictionary, cells_N[active_N]),
@@ -86,6 +90,20 @@ def _recommender() -> Recommender:
         recent_from_codebook=False, dropout=0.0, backbone_name=backbone.SCRATCH,
     )  # fmt: skip
     return Recommender(config, _encoder(), backbone.from_config(DECODER)).eval()
+
+
+def _transitions() -> LinearTransitions:
+    """The next item by number follows, and the first one after the last."""
+    transitions = LinearTransitions(LinearTransitionsConfig(NUM_ITEMS, 1, (0.0,)))
+    transitions.columns_RM.copy_((torch.arange(NUM_ITEMS)[:, None] + 1) % NUM_ITEMS)
+    transitions.values_RM.fill_(0.5)
+    return transitions
+
+
+def _merge() -> Merge:
+    merge = Merge(MergeConfig(("llm_recommender", "lightweight_encoder", "linear_transitions")))
+    merge.weights_M.copy_(torch.tensor([0.5, 0.5, 2.0]))
+    return merge
 
 
 def _posterior(dictionary: InterestDictionary, cells_N: np.ndarray) -> Posterior:

@@ -39,7 +39,7 @@ HEAVY = (
     "peft",
     "accelerate",
 )
-MODELS = ("popularity", "lightweight_encoder", "hymirec", "gemirec")
+MODELS = ("popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec")
 LOCAL_VARIABLES = ("BENTOML_", "PRISMREC_", "PYTHON")
 QUESTIONS: tuple[dict[str, Any], ...] = (
     *({"history": [f"i{n}" for n in range(9)], "k": 20, "model": model} for model in MODELS),

@@ -30,8 +30,12 @@ class FixedRanker:
         self.name = name
         self.ranking = ranking
         self.asked: list[tuple[list[int], int | None]] = []
+        self.asked_at: int | None = None
 
-    def rank(self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None) -> Ranking:
+    def rank(
+        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None, now: int | None
+    ) -> Ranking:
+        self.asked_at = now
         self.asked.append((items.tolist(), num_interests))
         return self.ranking
 
@@ -144,7 +148,7 @@ def test_top_k_is_the_head_of_a_full_stable_sort(scores: list[float], k: int) ->
     assert top_k(np.array(scores), k).tolist() == best_first[:k]
 
 
-@pytest.mark.parametrize("model", ["popularity", "lightweight_encoder", "hymirec", "gemirec"])
+@pytest.mark.parametrize("model", ["popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec"])
 def test_every_model_of_a_bundle_answers(bundle_folder: Path, model: str) -> None:
     answer = Engine.load(bundle_folder).recommend(["i3", "i7", "i59"], k=59, model=model, num_interests=2)
     assert answer.model == model

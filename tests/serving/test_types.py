@@ -14,6 +14,7 @@ def test_only_the_history_is_needed() -> None:
     assert request.model_dump() == {
         "history": ["1", "2"],
         "timestamps": [],
+        "now": None,
         "k": 10,
         "num_interests": None,
         "exclude_seen": True,
@@ -32,6 +33,12 @@ def test_the_documented_example_is_valid() -> None:
             {"history": ["1", "2"], "timestamps": [5]},
             (),
             "timestamps has 1 entries, history has 2; give one for each event, or none",
+        ),
+        ({"history": ["1"], "now": 5}, (), "now says nothing without timestamps"),
+        (
+            {"history": ["1", "2"], "timestamps": [5, 9], "now": 7},
+            (),
+            "now is 7, before the newest timestamp 9; give seconds since 1970 UTC for both",
         ),
         ({"history": ["1"], "timestamps": [-5]}, ("timestamps", 0), "input should be greater than or equal to 0"),
         ({"history": [], "k": 201}, ("k",), "k is 201; input should be less than or equal to 200"),

@@ -123,7 +123,7 @@ def test_a_target_trains_the_interest_nearest_to_it() -> None:
     made, items = task(ComiRecTask, Walks(random_lengths())), item_vectors(NUM_ITEMS)
     vectors = item_vectors(10, seed=3).view(5, 2, DIM).requires_grad_()
     targets = torch.tensor([3, 4, 5, 6, 7])
-    made._cross_entropy(vectors, targets, items, torch.tensor(5.0)).total.backward()
+    made._cross_entropy(vectors, targets, items, torch.tensor(5.0), 5).total.backward()
     cosine = (vectors.detach() * items[targets][:, None]).sum(-1)
     trained = vectors.grad.abs().amax(-1) > 0
     assert trained.sum(1).tolist() == [1] * 5

@@ -74,7 +74,9 @@ def test_positions_know_their_next_item() -> None:
             own = walks.of(int(batch.users_B[row]))[max(0, end - RECENT) : end]
             expected += sum(item not in NOT_RECOMMENDABLE for item in own[1:])
         assert len(found.targets_P) == expected, "all positions but the last, when there is room"
-        for (row, column), target in zip(found.rows_P2.tolist(), found.targets_P.tolist(), strict=True):
+        columns_P = found.recent.items_BL.shape[1] - found.rows.back_P
+        places = zip(found.rows.users_P.tolist(), columns_P.tolist(), found.targets_P.tolist(), strict=True)
+        for row, column, target in places:
             assert found.recent.mask_BL[row, column]
             assert target == next_item(int(found.recent.items_BL[row, column]))
             assert target not in NOT_RECOMMENDABLE

@@ -10,6 +10,7 @@ from torch import nn
 from models.small import DIM, item_vectors
 from prismrec.models.item_tower import ItemTower, ItemTowerConfig
 from prismrec.models.lightweight_encoder import LightweightEncoder, LightweightEncoderConfig
+from prismrec.models.rankers import LightweightEncoderRanker
 from prismrec.training import lightweight_encoder as module
 from prismrec.training.lightweight_encoder import LightweightEncoderTask
 from prismrec.training.loop import fit
@@ -155,6 +156,8 @@ def test_tower_and_encoder_learn_together() -> None:
     made = task(Walks(random_lengths()))
     made.loss(made.epoch(np.random.default_rng(0))[0]).total.backward()
     for name, parameter in made.module.named_parameters():
+        if name in ("tower.gain", "tower.log_sharpness"):  # nobody lends: this tower has looked up no neighbours
+            continue
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     assert made.tower.projection.weight.grad.abs().max() > 0
@@ -175,3 +178,27 @@ def test_it_learns_where_walks_go() -> None:
     assert curve[-1].loss < 0.5 * curve[0].loss
     assert max(record.validation["ndcg@10"] for record in curve) > 0.6
     assert results[0] == results[1], "one seed, one result, to the byte"
+
+
+def test_lifted_untrained_items_score_higher_on_average_and_others_as_before() -> None:
+    made = task(Walks(random_lengths()))
+    before = made.item_vectors().detach().clone()
+    made.module.eval()
+    made.lift_untrained(0.5)
+    after = made.item_vectors().detach()
+    warm = [item for item in range(NUM_ITEMS) if item not in COLD]
+    assert torch.equal(after[warm], before[warm])
+    users, ends = torch.arange(20), torch.as_tensor(made.data.train_ends_U[:20])
+    ranker = LightweightEncoderRanker(made.encoder, before, made.data.recommendable_N)
+    with torch.no_grad():
+        interests = ranker.interest_vectors(made.data.events, users, ends)
+    assert (interests @ (after - before)[COLD].T).mean() > 0.05
+    torch.testing.assert_close(made.tower.lift_D.norm(), torch.tensor(0.5))
+
+
+def test_comirecs_pooling_learns_too() -> None:
+    made = task(Walks(random_lengths(120)), training=training(epochs=6, patience=6, learning_rate=0.02))
+    made.encoder = LightweightEncoder(LightweightEncoderConfig(DIM, 2, 12, 3, 0.1, 20, positions=8))
+    made.module["encoder"] = made.encoder
+    curve = fit(made, made.parameters.training, seed=0)
+    assert curve[-1].loss < 0.8 * curve[0].loss

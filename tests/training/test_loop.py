@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prismrec.errors import UserError
 from prismrec.training import loop
-from prismrec.training.loop import Loss, fit, learning_rate_at
+from prismrec.training.loop import WHOLE, Loss, Share, fit, learning_rate_at
+from prismrec.training.speed import Work
 from training.small import training
 
 
@@ -22,10 +24,10 @@ class Regression:
     def __init__(self, script: list[float] | None = None, batches: int = 4, factor: float = 1.0) -> None:
         torch.manual_seed(0)
         self.module = nn.Sequential(nn.Dropout(0.2), nn.Linear(3, 2))
+        self.generator = torch.Generator().manual_seed(0)
         self.script, self.batches, self.factor = script, batches, factor
         self.weights: list[torch.Tensor] = []
         self.modes: list[tuple[str, bool, bool]] = []
-        self.gradient_norms: list[float] = []
         self.losses: list[float] = []
 
     @property
@@ -35,12 +37,13 @@ class Regression:
     def epoch(self, rng: np.random.Generator) -> list[torch.Tensor]:
         return [torch.as_tensor(rng.standard_normal((8, 3)), dtype=torch.float32) for _ in range(self.batches)]
 
-    def loss(self, batch: torch.Tensor) -> Loss:
+    def size(self, batch: torch.Tensor) -> Work:
+        return Work(len(batch), len(batch), 3 * len(batch), 4 * len(batch))
+
+    def loss(self, batch: torch.Tensor, share: Share = WHOLE) -> Loss:
         self.modes.append(("loss", self.module.training, torch.is_autocast_enabled("cpu")))
-        if self.linear.weight.grad is not None:  # of the step before, as it was applied
-            gradients = [p.grad.flatten() for p in self.module.parameters() if p.requires_grad]
-            self.gradient_norms.append(float(torch.cat(gradients).norm()))
-        error = (self.module(batch) - batch[:, :2] + 1).float().square().mean() * self.factor
+        whole, batch = len(batch), batch[share.of(len(batch))]
+        error = (self.module(batch) - batch[:, :2] + 1).float().square().mean() * self.factor * (len(batch) / whole)
         self.losses.append(float(error.detach()))
         return Loss(error, {"half": error / 2})
 
@@ -110,7 +113,7 @@ def test_each_step_uses_its_rate_and_only_matrices_decay() -> None:
     """With no gradient, AdamW multiplies a matrix by 1 - rate · decay at every step and leaves vectors alone."""
 
     class Still(Regression):
-        def loss(self, batch: torch.Tensor) -> Loss:
+        def loss(self, batch: torch.Tensor, share: Share = WHOLE) -> Loss:
             return Loss(sum((0.0 * parameter).sum() for parameter in self.module.parameters()), {})
 
     task = Still([0.1, 0.2, 0.3], batches=5)
@@ -122,21 +125,30 @@ def test_each_step_uses_its_rate_and_only_matrices_decay() -> None:
     assert torch.equal(task.linear.bias, bias)
 
 
+def applied_gradient_norms(factor: float) -> list[float]:
+    task, norms = Regression(factor=factor), []
+
+    def note(*_: Any) -> None:
+        norms.append(float(torch.cat([p.grad.flatten() for p in task.module.parameters()]).norm()))
+
+    hook = register_optimizer_step_pre_hook(note)
+    fit(task, training(clip_norm=0.5, epochs=2), seed=0)
+    hook.remove()
+    return norms
+
+
 def test_gradients_are_clipped() -> None:
-    wild = Regression(factor=1e4)
-    fit(wild, training(clip_norm=0.5, epochs=2), seed=0)
-    assert len(wild.gradient_norms) == 7
-    assert max(wild.gradient_norms) == pytest.approx(0.5, abs=1e-4)
-    tame = Regression(factor=1e-3)
-    fit(tame, training(clip_norm=0.5, epochs=2), seed=0)
-    assert max(tame.gradient_norms) < 0.1, "small ones are left as they are"
+    wild = applied_gradient_norms(1e4)
+    assert len(wild) == 8
+    assert max(wild) == pytest.approx(0.5, abs=1e-4)
+    assert max(applied_gradient_norms(1e-3)) < 0.1, "small ones are left as they are"
 
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_modes(bf16: bool) -> None:
     task = Regression([0.1, 0.2])
     fit(task, training(epochs=2, bf16=bf16), seed=0)
-    assert [mode for mode in task.modes if mode[0] == "loss"] == [("loss", True, bf16)] * 8
+    assert [mode for mode in task.modes if mode[0] == "loss"] == [("loss", True, bf16)] * 9, "the last counts FLOPs"
     assert [mode for mode in task.modes if mode[0] == "validate"] == [("validate", False, True)] * 2
 
 

@@ -12,10 +12,15 @@ from prismrec.training.losses import catalogue_cross_entropy
 from prismrec.training.matching import MAX_INTERESTS, assign_interests, best_matching, cosine_groups, dmil_loss
 
 SCALE = torch.tensor(10.0)
+ONES = torch.ones(1, 6, dtype=torch.bool)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def lottery(mask: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return torch.rand(mask.shape, generator=generator(seed))
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,7 +52,7 @@ def test_groups_are_clusters_of_the_targets(users: list[list[int]], num_groups: 
     width = max(1, *map(len, users))
     targets = torch.tensor([user + [0] * (width - len(user)) for user in users])
     mask = torch.tensor([[True] * len(user) + [False] * (width - len(user)) for user in users])
-    groups = cosine_groups(items[targets], mask, num_groups, generator(seed))
+    groups = cosine_groups(items[targets], mask, num_groups, lottery(mask, seed))
     for row, user in enumerate(users):
         chosen = groups.group_BW[row][mask[row]].tolist()
         used = {group for group in range(num_groups) if groups.used_BK[row, group]}
@@ -66,7 +71,7 @@ def test_groups_are_clusters_of_the_targets(users: list[list[int]], num_groups: 
 
 def test_as_many_groups_as_distinct_targets_when_they_are_few() -> None:
     items = item_vectors(6, 6)
-    groups = cosine_groups(items[:3][None], torch.ones(1, 3, dtype=torch.bool), 5, generator())
+    groups = cosine_groups(items[:3][None], ONES[:, :3], 5, lottery(ONES[:, :3]))
     assert groups.used_BK.sum() == 3
     assert len(set(groups.group_BW[0].tolist())) == 3
 
@@ -78,7 +83,7 @@ def test_planted_groups_are_found(seed: int) -> None:
     targets = F.normalize(centres[[0, 1, 0, 1, 1, 0]] + 0.02 * torch.randn(6, 8, generator=generator(seed)), dim=-1)
     starts_apart = 0
     for trial in range(20):
-        groups = cosine_groups(targets[None], torch.ones(1, 6, dtype=torch.bool), 2, generator(trial))
+        groups = cosine_groups(targets[None], ONES, 2, lottery(ONES, trial))
         first = groups.group_BW[0, 0]
         starts_apart += torch.equal(groups.group_BW[0] == first, torch.tensor([True, False, True, False, False, True]))
     assert starts_apart >= 15
@@ -87,7 +92,8 @@ def test_planted_groups_are_found(seed: int) -> None:
 def test_starts_differ_between_users_of_a_batch() -> None:
     """A start shared by the batch is a known fault of the public code."""
     targets = F.normalize(torch.randn(1, 8, 6, generator=generator(3)), dim=-1).expand(64, -1, -1)
-    groups = cosine_groups(targets, torch.ones(64, 8, dtype=torch.bool), 2, generator())
+    mask = torch.ones(64, 8, dtype=torch.bool)
+    groups = cosine_groups(targets, mask, 2, lottery(mask))
     partitions = {tuple((row == row[0]).tolist()) for row in groups.group_BW}
     assert len(partitions) > 1
 
@@ -98,7 +104,7 @@ def test_empty_groups_take_no_part_in_the_matching() -> None:
     for nearest in range(3):
         target = F.normalize(interests[:, nearest] + 0.1, dim=-1)[:, None]
         for seed in range(5):
-            found = assign_interests(interests, target, torch.ones(1, 1, dtype=torch.bool), generator(seed))
+            found = assign_interests(interests, target, ONES[:, :1], lottery(ONES[:, :1], seed))
             assert found.tolist() == [[nearest]]
 
 
@@ -107,7 +113,7 @@ def test_a_negative_cosine_still_matches_best() -> None:
     interests = F.normalize(torch.tensor([[[-1.0, 0.1], [-1.0, 0.9], [-1.0, -0.5]]]), dim=-1)
     target = torch.tensor([[[1.0, 0.0]]])
     best = (interests[0] @ target[0, 0]).argmax()
-    assert assign_interests(interests, target, torch.ones(1, 1, dtype=torch.bool), generator()).tolist() == [[best]]
+    assert assign_interests(interests, target, ONES[:, :1], lottery(ONES[:, :1])).tolist() == [[best]]
 
 
 def test_targets_go_to_the_interests_that_already_mean_them() -> None:
@@ -115,7 +121,7 @@ def test_targets_go_to_the_interests_that_already_mean_them() -> None:
     order = [2, 0, 1, 0, 2]
     targets = F.normalize(torch.eye(3, 4)[order] + 0.05, dim=-1)[None]
     hits = [
-        assign_interests(interests, targets, torch.ones(1, 5, dtype=torch.bool), generator(seed))[0].tolist() == order
+        assign_interests(interests, targets, ONES[:, :5], lottery(ONES[:, :5], seed))[0].tolist() == order
         for seed in range(20)
     ]
     # k-means may start two groups inside one bundle; where it does not, the matching is exact.
@@ -132,8 +138,8 @@ def case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch
 
 def test_the_loss_is_that_of_the_matched_interests() -> None:
     items, interests, targets, mask = case()
-    found = dmil_loss(interests, targets, mask, items, SCALE, 0.98, generator(5))
-    matched = assign_interests(interests, items[targets], mask, generator(5))
+    found = dmil_loss(interests, targets, mask, items, SCALE, 0.98, lottery(mask, 5))
+    matched = assign_interests(interests, items[targets], mask, lottery(mask, 5))
     rows = [
         catalogue_cross_entropy(
             interests[user, matched[user, place]][None], targets[user, place][None], items, SCALE, duplicate_cosine=0.98
@@ -148,8 +154,8 @@ def test_only_matched_interests_get_a_gradient() -> None:
     for seed in range(5):
         items, interests, targets, mask = case(seed)
         interests.requires_grad_()
-        dmil_loss(interests, targets, mask, items, SCALE, 0.98, generator(seed)).backward()
-        matched = assign_interests(interests, items[targets], mask, generator(seed))
+        dmil_loss(interests, targets, mask, items, SCALE, 0.98, lottery(mask, seed)).backward()
+        matched = assign_interests(interests, items[targets], mask, lottery(mask, seed))
         for user in range(3):
             pulled = set(matched[user][mask[user]].tolist())
             for interest in range(4):
@@ -161,7 +167,7 @@ def test_only_matched_interests_get_a_gradient() -> None:
 def test_masked_targets_do_not_matter() -> None:
     items, interests, targets, mask = case()
     other = torch.where(mask, targets, (targets + 9) % 25)
-    first, second = (dmil_loss(interests, t, mask, items, SCALE, 0.98, generator(1)) for t in (targets, other))
+    first, second = (dmil_loss(interests, t, mask, items, SCALE, 0.98, lottery(mask, 1)) for t in (targets, other))
     assert torch.equal(first, second)
 
 
@@ -169,7 +175,7 @@ def test_the_matching_runs_in_bf16() -> None:
     items, interests, targets, mask = case()
     interests.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = dmil_loss(interests.bfloat16(), targets, mask, items, SCALE, 0.98, generator())
+        loss = dmil_loss(interests.bfloat16(), targets, mask, items, SCALE, 0.98, lottery(mask))
     loss.backward()
     assert loss.dtype == torch.float32
     assert torch.isfinite(interests.grad).all()

@@ -41,6 +41,26 @@ RECORDS = Path("08_reporting") / "manifests"  # within a workspace
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
+_COSTS: dict[str, Any] = {}
+
+
+def note_cost(name: str, figures: Mapping[str, Any]) -> None:
+    """Keep figures of what a part of the running stage cost, for its run.json; like memory, one of the process.
+
+    Args:
+        name: what they are of, such as a training.
+        figures: JSON data that differs from run to run and so has no place in an artefact.
+    """
+    _COSTS[name] = dict(figures)
+
+
+def take_costs() -> dict[str, Any]:
+    """Return the figures noted since the last call."""
+    taken = dict(_COSTS)
+    _COSTS.clear()
+    return taken
+
+
 def write_record(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Write both files of a stage's record, together or not at all.
 

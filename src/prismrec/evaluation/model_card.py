@@ -18,7 +18,8 @@ from prismrec.evaluation.rows import TIME_FREE_SUFFIX, flat, interval_of, number
 MODELS = {
     "popularity": "popularity: items by their number of events, the same for everybody",
     "lightweight_encoder": "lightweight encoder: a long history as a few coarse interests",
-    "hymirec": "HyMiRec: an LLM recommender that refines those interests and merges them with the next one",
+    "llm_recommender": "LLM recommender: a decoder that refines those interests, and the interest of now",
+    "hymirec": "HyMiRec: refined and coarse interests merged with linear transitions",
     "gemirec": "GemiRec: a posterior over a dictionary of interests, and retrieval inside each",
 }
 SLICE_METRIC = "ndcg@10"

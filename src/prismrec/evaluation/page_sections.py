@@ -53,7 +53,7 @@ SLICES = {
     "planted_interests": ("Planted interests", "what the demo planted"),
 }
 CURVES = {
-    "lightweight_encoder_curve": "Lightweight encoder", "llm_recommender_curve": "LLM recommender (HyMiRec)",
+    "lightweight_encoder_curve": "Lightweight encoder", "llm_recommender_curve": "LLM recommender",
     "posterior_curve": "Posterior over interests (GemiRec)", "retrieval_curve": "Retrieval in an interest (GemiRec)",
     "sasrec_curve": "SASRec", "comirec_curve": "ComiRec-SA",
 }  # fmt: skip

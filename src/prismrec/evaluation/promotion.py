@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from prismrec.artifacts.bundle import POPULARITY, Bundle, read_bundle
 from prismrec.errors import UserError
 from prismrec.models.events import EventTable
-from prismrec.models.rankers import GEMIREC, Ranker, ServedRanker, load_rankers
+from prismrec.models.loading import load_rankers
+from prismrec.models.rankers import GEMIREC, Ranker, ServedRanker
 from prismrec.parameters.promotion import PromotionParameters, ServedModel
 
 INCUMBENT = "incumbent"  # its row in every table
@@ -96,6 +97,7 @@ class IncumbentRanker(Ranker):
             before_E1 = F.pad(known_E.cumsum(0), (1, 0))
             kept = copy.copy(events)
             kept.items_E, kept.gaps_E = events.items_E[known_E], events.gaps_E[known_E]
+            kept.until_E = events.until_E[known_E]
             kept.offsets_U1 = before_E1[events.offsets_U1]
             self._cut = events, kept, before_E1
         return self._cut[1:]

@@ -10,9 +10,11 @@ from prismrec.errors import MissingArtefact
 KINDS = {
     "item_tower": ("prismrec.models.item_tower", "ItemTower"),
     "lightweight_encoder": ("prismrec.models.lightweight_encoder", "LightweightEncoder"),
-    "codebook": ("prismrec.quantization.cosine_codebook", "CosineCodebook"),
+    "codebook": ("prismrec.quantization.codebook", "Codebook"),
     "recommender": ("prismrec.models.recommender", "Recommender"),
     "interest_dictionary": ("prismrec.models.interest_dictionary", "InterestDictionary"),
+    "linear_transitions": ("prismrec.models.linear_transitions", "LinearTransitions"),
+    "merge": ("prismrec.models.merge", "Merge"),
     "posterior": ("prismrec.models.posterior", "Posterior"),
     "retrieval_head": ("prismrec.models.retrieval_head", "RetrievalHead"),
     "sasrec": ("prismrec.models.sasrec", "SASRec"),

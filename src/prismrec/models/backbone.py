@@ -12,6 +12,9 @@ the original checkpoint.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +22,8 @@ from torch import Tensor, nn
 
 from prismrec.errors import UserError
 from prismrec.models.text_encoder import PACKAGED, load_pretrained
+
+logger = logging.getLogger(__name__)
 
 SCRATCH = "scratch"
 Decoder = Any  # a transformers model; its attributes are not typed
@@ -127,6 +132,35 @@ def add_lora(model: Decoder, rank: int) -> Decoder:
 def merge_lora(model: Decoder) -> Decoder:
     """The plain backbone with the adapters folded into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+@contextlib.contextmanager
+def economies(model: Decoder, checkpointing: bool, compiled: bool) -> Iterator[None]:
+    """Train with less memory or compiled kernels for as long as this lasts; neither is part of the model.
+
+    Where compiling was asked for and is not to be had, one line says so.
+    """
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if compiled and (obstacle := _compile_obstacle()):
+        logger.warning("The backbone is not compiled: %s.", obstacle)
+    elif compiled:
+        model.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()
+        model._compiled_call_impl = None
+
+
+def _compile_obstacle() -> str:
+    """Why torch.compile does not work here; empty where it does."""
+    try:
+        torch.compile(lambda x: (x + 1.0).sin())(torch.zeros(2))
+    except Exception as error:  # many kinds, from a missing compiler to a missing header
+        return str(error).strip().partition("\n")[0]
+    return ""
 
 
 def run(model: Decoder, inputs_BLH: Tensor, mask_BL: Tensor) -> Tensor:

@@ -25,6 +25,22 @@ from torch.nn import functional as F
 from prismrec.models.item_table import START_NOISE, ItemTable
 
 
+def pool_prefixes(logits_BQKL: Tensor, values_BLD: Tensor, mask_BL: Tensor, columns_BQ: Tensor) -> Tensor:
+    """K attention-weighted sums of the events up to each of Q columns: [B, Q, K, D].
+
+    Args:
+        logits_BQKL: attention of every event; Q may be 1 where it is the same for all columns.
+        values_BLD: what is summed.
+        mask_BL: True where there is an event.
+        columns_BQ: the last column each sum may see.
+    """
+    column_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+    visible_BQL = (column_L <= columns_BQ[..., None]) & mask_BL[:, None]
+    weight_BQKL = logits_BQKL.masked_fill(~visible_BQL[:, :, None], -1e4).softmax(-1)
+    pooled = weight_BQKL.flatten(1, 2).to(values_BLD.dtype) @ values_BLD
+    return pooled.view(*weight_BQKL.shape[:3], values_BLD.shape[-1])
+
+
 @dataclass(frozen=True)
 class ComiRecConfig:
     """Sizes; `length` is how many of the latest events are read."""
@@ -61,11 +77,7 @@ class ComiRec(ItemTable):
         place_BL = (mask_BL.cumsum(1) - 1).clamp_min(0)
         items_BLD = F.dropout(items_BLD, self.config.dropout, self.training)
         logits_BKL = self.query(torch.tanh(self.hidden(items_BLD + self.position_LD[place_BL]))).transpose(1, 2)
-        column_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
-        visible_BQL = (column_L <= columns_BQ[..., None]) & mask_BL[:, None]
-        weight_BQKL = logits_BKL[:, None].float().masked_fill(~visible_BQL[:, :, None], -1e4).softmax(-1)
-        pooled = weight_BQKL.flatten(1, 2).to(items_BLD.dtype) @ items_BLD
-        return F.normalize(pooled.unflatten(1, weight_BQKL.shape[1:3]), dim=-1)
+        return F.normalize(pool_prefixes(logits_BKL[:, None].float(), items_BLD, mask_BL, columns_BQ), dim=-1)
 
     def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """Interests of the whole history: [B, K, D], unit length."""

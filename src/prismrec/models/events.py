@@ -26,7 +26,12 @@ class EventBatch(NamedTuple):
 
     items_BL: Tensor  # int64 item indices; padding repeats some event
     gaps_BL: Tensor  # int64 buckets of the time since the event before
+    until_BL: Tensor  # int64 buckets of the time until the next event or the request, whichever is predicted
     mask_BL: Tensor  # bool, True where there is an event
+
+    def of(self, users: slice) -> EventBatch:
+        """The events of some of the users."""
+        return EventBatch(*(part_BL[users] for part_BL in self))
 
 
 class EventTable:
@@ -37,6 +42,7 @@ class EventTable:
         items: [E] item indices, in time order within a user.
         timestamps: [E] seconds; None where times are unknown.
         device: where batches are gathered.
+        requests: [U] seconds, when something is asked for after each user's last event; None where that is unknown.
     """
 
     def __init__(
@@ -45,28 +51,50 @@ class EventTable:
         items: np.ndarray,
         timestamps: np.ndarray | None,
         device: torch.device | str = "cpu",
+        requests: np.ndarray | None = None,
     ) -> None:
         # Copies: arrays that come out of a table cannot be written to, which torch does not like.
         self.offsets_U1 = torch.from_numpy(np.array(offsets, dtype=np.int64)).to(device)
         self.items_E = torch.from_numpy(np.array(items, dtype=np.int64)).to(device)
-        if timestamps is None:
-            self.gaps_E = torch.full_like(self.items_E, UNKNOWN_GAP)
-        else:
-            self.gaps_E = gap_buckets(torch.from_numpy(np.array(timestamps, dtype=np.int64))).to(device)
-            starts_U = self.offsets_U1[:-1]
-            self.gaps_E[starts_U[starts_U < len(self.gaps_E)]] = 0  # a first event has no event before it
+        self.gaps_E = torch.full_like(self.items_E, UNKNOWN_GAP)
+        self.until_E = self.gaps_E.clone()
+        if timestamps is None or not len(self.items_E):
+            return
+        times_E = torch.from_numpy(np.array(timestamps, dtype=np.int64))
+        self.gaps_E = gap_buckets(times_E).to(device)
+        self.until_E = torch.cat([self.gaps_E[1:], self.until_E[:1]])
+        some_U = self.offsets_U1[1:] > self.offsets_U1[:-1]
+        first_U, last_U = self.offsets_U1[:-1][some_U], self.offsets_U1[1:][some_U] - 1
+        self.gaps_E[first_U] = 0  # a first event has no event before it
+        self.until_E[last_U] = UNKNOWN_GAP
+        if requests is not None:
+            asked_U = torch.from_numpy(np.array(requests, dtype=np.int64))[some_U.cpu()]
+            self.until_E[last_U] = gap_buckets(torch.stack([times_E[last_U.cpu()], asked_U], dim=1))[:, 1].to(device)
 
     def without_times(self, users_U: np.ndarray) -> EventTable:
-        """The same events, with the times of some users unknown.
+        """The same events, with all times of some users unknown.
+
+        Args:
+            users_U: [U] bool.
+        """
+        table = self.without_request_times(users_U)
+        table.gaps_E = self.gaps_E.masked_fill(self._events_of(users_U), UNKNOWN_GAP)
+        return table
+
+    def without_request_times(self, users_U: np.ndarray) -> EventTable:
+        """The same events, where some users' next event or request comes at an unknown time.
 
         Args:
             users_U: [U] bool.
         """
         table = copy.copy(self)
-        lengths_U = self.offsets_U1[1:] - self.offsets_U1[:-1]
-        unknown_E = torch.from_numpy(users_U).to(lengths_U.device).repeat_interleave(lengths_U)
-        table.gaps_E = self.gaps_E.masked_fill(unknown_E, UNKNOWN_GAP)
+        table.until_E = self.until_E.masked_fill(self._events_of(users_U), UNKNOWN_GAP)
         return table
+
+    def _events_of(self, users_U: np.ndarray) -> Tensor:
+        """[E] whether an event is one of these users'."""
+        lengths_U = self.offsets_U1[1:] - self.offsets_U1[:-1]
+        return torch.from_numpy(users_U).to(lengths_U.device).repeat_interleave(lengths_U)
 
     def __len__(self) -> int:
         return len(self.offsets_U1) - 1
@@ -83,7 +111,7 @@ class EventTable:
         mask_BL = back_L <= length_B[:, None]
         position_BL = torch.where(mask_BL, ends_B[:, None] - back_L, 0)
         flat_BL = (self.offsets_U1[users_B][:, None] + position_BL).clamp_max(len(self.items_E) - 1)
-        return EventBatch(self.items_E[flat_BL], self.gaps_E[flat_BL], mask_BL)
+        return EventBatch(self.items_E[flat_BL], self.gaps_E[flat_BL], self.until_E[flat_BL], mask_BL)
 
     def item_at(self, users_B: Tensor, positions_B: Tensor) -> Tensor:
         """[B] the item of each user's event at the position."""

@@ -4,14 +4,17 @@ Two blocks, our choice where the paper is silent:
 1. *events*: every event's item vector gets a time-gap feature, a short causal convolution (the last few events,
    where local transitions live) and a feed-forward layer;
 2. *interests*: K_c learned queries attend over all events so far. Each query learns its own decay per event of
-   age, so that one query can watch the last few clicks and another the whole history.
+   age, so that one query can watch the last few clicks and another the whole history. `positions` > 0 pools as
+   ComiRec-SA does instead: A = softmax over events of W2 tanh(W1 (H + P)), V = A H, hidden width 4 D.
 
 Notable:
-- The queries are the same for everybody, so an event's attention logit depends on the event alone and the decay
-  on its age: the interests after *any* event follow from one matrix of logits. Training reads many prefixes of a
-  crop at once (`after`), serving only the last (`forward`, linear in the length).
-- An interest starts as the decayed mean of item vectors: before any training the encoder already is a rank-D
+- The queries are the same for everybody, so an event's attention logit depends on the event alone (with ComiRec's
+  pooling: and its place) and the decay on its age: the interests after *any* event follow from one matrix of logits.
+  Training reads many prefixes of a crop at once (`after`), serving only the last (`forward`, linear in the length).
+- By decay, an interest starts as the decayed mean of item vectors: before any training the encoder already is a rank-D
   decayed Markov model, because item vectors start from the transition matrix (`item_tower.py`).
+- A result knows when it is asked for, by the time until the next event or the request: what comes next in a session
+  is another thing than what opens the next one. It moves the decay, and the interests.
 - Outputs are unit vectors in the item space.
 
 Shapes: B users, L events, Q prefixes, K coarse interests, D item dimension, H hidden.
@@ -27,7 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prismrec.models.events import NUM_GAP_BUCKETS
+from prismrec.models.comirec import pool_prefixes
+from prismrec.models.events import NUM_GAP_BUCKETS, EventBatch
+from prismrec.models.item_table import START_NOISE
 from prismrec.models.module import SavedModule
 
 INITIAL_SCALE = 1.0 / 0.07  # inverse temperature, learned from here
@@ -36,7 +41,11 @@ MAX_SCALE = 100.0
 
 @dataclass(frozen=True)
 class LightweightEncoderConfig:
-    """Sizes of the lightweight encoder; `length` is how many events it reads when it is used."""
+    """Sizes of the lightweight encoder; `length` is how many events it reads when it is used.
+
+    `positions` is 0 for pooling by decay, else the places that ComiRec's self-attention tells apart, counted from the
+    first event read; later events share the last one.
+    """
 
     dim: int
     num_interests: int
@@ -44,6 +53,7 @@ class LightweightEncoderConfig:
     kernel: int
     dropout: float
     length: int
+    positions: int = 0
 
 
 class LightweightEncoder(SavedModule):
@@ -60,17 +70,26 @@ class LightweightEncoder(SavedModule):
         self.convolution = nn.Conv1d(dim, hidden, config.kernel)
         self.event_norm = nn.LayerNorm(dim)
         self.event_out = nn.Linear(hidden, dim)
-        self.key = nn.Linear(dim, queries)
         self.value_norm = nn.LayerNorm(dim)
         self.value = nn.Linear(dim, dim)
-        # Half-lives from one event to about a hundred: exp(-exp(rate)) per event of age.
-        self.log_decay = nn.Parameter(torch.linspace(-0.7, -4.5, queries))
+        if config.positions:
+            self.position_PD = nn.Parameter(torch.randn(config.positions, dim) * START_NOISE)
+            self.attention = nn.Linear(dim, 4 * dim)
+            self.query = nn.Linear(4 * dim, queries, bias=False)
+        else:
+            self.key = nn.Linear(dim, queries)
+            nn.init.zeros_(self.key.weight)
+            # Half-lives from one event to about a hundred: exp(-exp(rate)) per event of age.
+            self.log_decay = nn.Parameter(torch.linspace(-0.7, -4.5, queries))
+            self.until_decay = nn.Embedding(NUM_GAP_BUCKETS, queries)
+            nn.init.zeros_(self.until_decay.weight)
         self.interest_norm = nn.LayerNorm(dim)
         self.interest_in = nn.Linear(dim, hidden)
+        self.until = nn.Embedding(NUM_GAP_BUCKETS, hidden)
         self.interest_out = nn.Parameter(torch.zeros(queries, hidden, dim))
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.dropout = nn.Dropout(config.dropout)
-        for module in (self.gap, self.event_out, self.value, self.key):
+        for module in (self.gap, self.until, self.event_out, self.value):
             nn.init.zeros_(module.weight)
         nn.init.zeros_(self.value.bias)
 
@@ -87,33 +106,42 @@ class LightweightEncoder(SavedModule):
         mixed_BLD: Tensor = event_BLD + self.event_out(self.dropout(local_BLH))
         return mixed_BLD
 
-    def _refine(self, pooled_BQKD: Tensor) -> Tensor:
-        hidden = self.dropout(F.gelu(self.interest_in(self.interest_norm(pooled_BQKD))))
+    def _refine(self, pooled_BQKD: Tensor, until_BQ: Tensor) -> Tensor:
+        asked_BQ1H = self.until(until_BQ)[:, :, None]
+        hidden = self.dropout(F.gelu(self.interest_in(self.interest_norm(pooled_BQKD)) + asked_BQ1H))
         return F.normalize(pooled_BQKD + torch.einsum("bqkh,khd->bqkd", hidden, self.interest_out), dim=-1)
 
-    def after(self, items_BLD: Tensor, gaps_BL: Tensor, mask_BL: Tensor, columns_BQ: Tensor) -> Tensor:
+    def after(self, items_BLD: Tensor, events: EventBatch, columns_BQ: Tensor) -> Tensor:
         """Coarse interests after Q of the events: [B, Q, K, D], unit length. Cost grows with Q · L.
 
         Args:
-            items_BLD: item vectors, old to new, padded on the left.
-            gaps_BL: time-gap buckets of the events.
-            mask_BL: True where there is an event.
+            items_BLD: the events' item vectors.
+            events: times and mask of the events.
             columns_BQ: the last column each result may see.
         """
-        event_BLD = self._events(items_BLD, gaps_BL, mask_BL)
-        logits_BKL = self.key(event_BLD).transpose(1, 2)
+        event_BLD = self._events(items_BLD, events.gaps_BL, events.mask_BL)
         values_BLD = items_BLD + self.value(self.value_norm(event_BLD))
-        age_BQL = columns_BQ[..., None] - torch.arange(items_BLD.shape[1], device=items_BLD.device)
-        visible_BQL = (age_BQL >= 0) & mask_BL[:, None]
-        score_BQKL = logits_BKL[:, None] - self.log_decay.exp()[:, None] * age_BQL[:, :, None]
-        weight_BQKL = score_BQKL.masked_fill(~visible_BQL[:, :, None], -1e4).softmax(-1)
-        pooled = weight_BQKL.flatten(1, 2) @ values_BLD
-        return self._refine(pooled.unflatten(1, weight_BQKL.shape[1:3]))
+        until_BQ = events.until_BL.gather(1, columns_BQ)
+        if self.config.positions:
+            logits_BQKL = self._self_attention(values_BLD, events.mask_BL)[:, None]
+        else:
+            age_BQL = columns_BQ[..., None] - torch.arange(items_BLD.shape[1], device=items_BLD.device)
+            decay_BQK = (self.log_decay + self.until_decay(until_BQ)).exp()
+            logits_BKL = self.key(event_BLD).transpose(1, 2)
+            logits_BQKL = logits_BKL[:, None] - decay_BQK[..., None] * age_BQL[:, :, None]
+        pooled_BQKD = pool_prefixes(logits_BQKL, values_BLD, events.mask_BL, columns_BQ)
+        return self._refine(pooled_BQKD, until_BQ)
 
-    def forward(self, items_BLD: Tensor, gaps_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    def _self_attention(self, values_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        place_BL = (mask_BL.cumsum(1) - 1).clamp(0, self.config.positions - 1)
+        hidden_BLH = torch.tanh(self.attention(values_BLD + self.position_PD[place_BL]))
+        logits_BKL: Tensor = self.query(hidden_BLH).transpose(1, 2)
+        return logits_BKL.float()
+
+    def forward(self, items_BLD: Tensor, events: EventBatch) -> Tensor:
         """Coarse interests of the whole history: [B, K, D], unit length. Cost grows linearly with L."""
         last_B1 = torch.full((len(items_BLD), 1), items_BLD.shape[1] - 1, device=items_BLD.device)
-        return self.after(items_BLD, gaps_BL, mask_BL, last_B1)[:, 0]
+        return self.after(items_BLD, events, last_B1)[:, 0]
 
     def interest_scores(self, interests_BKD: Tensor, items_ND: Tensor) -> Tensor:
         """Score of every item under every coarse interest: [B, K, N]; merged by log-sum-exp."""

@@ -63,6 +63,7 @@ class Posterior(nn.Module):
         self.context_in = nn.Linear(config.dim, hidden)
         self.cell_in = nn.Linear(config.cell_dim, hidden)
         self.gap = nn.Embedding(NUM_GAP_BUCKETS, hidden)
+        self.until = nn.Embedding(NUM_GAP_BUCKETS, hidden)
         self.input_norm = nn.LayerNorm(hidden)
         self.backbone = backbone.from_config(
             backbone.scratch_config(hidden, config.layers, config.heads, config.dropout, 4096)
@@ -86,6 +87,7 @@ class Posterior(nn.Module):
             + self.context_in(context_BLD)
             + self.cell_in(self.cells_GE[cells_N[recent.items_BL]])
             + self.gap(recent.gaps_BL)
+            + self.until(recent.until_BL)
         )
         return backbone.run(self.backbone, self.dropout(self.input_norm(events)), recent.mask_BL)
 

@@ -6,8 +6,8 @@ same code, so what was measured is what is served.
 
     log P(i | u) = log Σ_k P(k | u) P(i | u, k)
 
-holds for all of them: in HyMiRec's merge k runs over refined interests, in GemiRec's over dictionary cells, of which
-an item has exactly one.
+holds for all of them: in HyMiRec's merge k runs over refined and coarse interests (`merge.py`), in GemiRec's over
+dictionary cells, of which an item has exactly one.
 
 Shapes: B users, K interests, N items, G cells, D item dimension.
 """
@@ -17,26 +17,23 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from prismrec.errors import UserError
-from prismrec.models import load_model
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.lightweight_encoder import LightweightEncoder
 from prismrec.models.posterior import Posterior
 from prismrec.models.recommender import Recommender, Refined
 from prismrec.models.retrieval_head import CellTable, RetrievalHead
-from prismrec.quantization.cosine_codebook import Codes
 
 POPULARITY = "popularity"
 LIGHTWEIGHT_ENCODER = "lightweight_encoder"
+LLM_RECOMMENDER = "llm_recommender"
 HYMIREC = "hymirec"
 GEMIREC = "gemirec"
 
@@ -89,15 +86,23 @@ class ServedRanker(Ranker):
         """Joint log P(k, i | u) of the first user's interests: [K, N], and the interests' ids."""
 
     @torch.inference_mode()
-    def rank(self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None) -> InterestRanking:
+    def rank(
+        self,
+        items: np.ndarray,
+        timestamps: np.ndarray | None,
+        num_interests: int | None,
+        now: int | None = None,
+    ) -> InterestRanking:
         """Interests of one history.
 
         Args:
             items: [L] item indices, oldest first.
             timestamps: [L] seconds, or None where they are unknown.
+            now: seconds, when the recommendation is asked for; None where that is unknown.
             num_interests: keep the strongest so many; all that the model has by default.
         """
-        joint_KN, labels = self.interests(EventTable(np.array([0, len(items)]), items, timestamps))
+        requests = None if now is None else np.array([now])
+        joint_KN, labels = self.interests(EventTable(np.array([0, len(items)]), items, timestamps, requests=requests))
         mass_K = joint_KN.logsumexp(1)
         kept = torch.argsort(mass_K, descending=True, stable=True)[: num_interests or self.shown_interests()]
         weights_K = mass_K[kept].softmax(0)
@@ -112,6 +117,36 @@ class ServedRanker(Ranker):
     def shown_interests(self) -> int | None:
         """How many interests to return unless told; None: all."""
         return None
+
+
+class InterestRanker(ServedRanker):
+    """A ranker whose interests all score all items, so that several rankers' interests can be merged."""
+
+    recommendable_N: Tensor
+
+    @abstractmethod
+    def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log P(k, i | u) up to a constant for each user: [B, K, N]."""
+
+    @abstractmethod
+    def labels(self) -> list[str]:
+        """Ids of the K interests."""
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log-sum-exp over the interests."""
+        return self.joint(events, users_B, ends_B).logsumexp(1)
+
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """Log-sum-exp over the interests of most mass on what may be recommended."""
+        joint_BKN = self.joint(events, users_B, ends_B)
+        mass_BK = joint_BKN.masked_fill(~self.recommendable_N, -torch.inf).logsumexp(2)
+        kept_BK = mass_BK.topk(min(num_interests, joint_BKN.shape[1]), dim=1).indices
+        return joint_BKN.gather(1, kept_BK[..., None].expand(-1, -1, joint_BKN.shape[2])).logsumexp(1)
+
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """All interests of the first user."""
+        joint_KN = self.joint(events, *_whole(events))[0].masked_fill(~self.recommendable_N, -torch.inf)
+        return joint_KN - joint_KN.flatten().logsumexp(0), self.labels()
 
 
 class PopularityRanker(ServedRanker):
@@ -136,7 +171,7 @@ class PopularityRanker(ServedRanker):
         return self.log_share_N[None], ["popular"]
 
 
-class LightweightEncoderRanker(ServedRanker):
+class LightweightEncoderRanker(InterestRanker):
     """The lightweight encoder by itself: coarse interests merged by log-sum-exp."""
 
     name = LIGHTWEIGHT_ENCODER
@@ -149,24 +184,16 @@ class LightweightEncoderRanker(ServedRanker):
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K_c, D] unit vectors."""
         history = events.cut(users_B, (ends_B - self.encoder.config.length).clamp_min(0), ends_B)
-        interests_BKD: Tensor = self.encoder(self.items_ND[history.items_BL], history.gaps_BL, history.mask_BL)
+        interests_BKD: Tensor = self.encoder(self.items_ND[history.items_BL], history)
         return interests_BKD
 
-    def _joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+    def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Scaled cosines to the coarse interests."""
         return self.encoder.interest_scores(self.interest_vectors(events, users_B, ends_B), self.items_ND)
 
-    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
-        """Log-sum-exp over the coarse interests of most mass."""
-        return _merge_strongest(self._joint(events, users_B, ends_B), self.recommendable_N, num_interests)
-
-    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """Log-sum-exp over the coarse interests."""
-        return self._joint(events, users_B, ends_B).logsumexp(1)
-
-    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
-        """The coarse interests."""
-        joint_KN = self._joint(events, *_whole(events))[0].masked_fill(~self.recommendable_N, -torch.inf)
-        return _normalised(joint_KN), [f"coarse-{k + 1}" for k in range(len(joint_KN))]
+    def labels(self) -> list[str]:
+        """The coarse interests, by number."""
+        return [f"coarse-{k + 1}" for k in range(self.num_interests)]
 
 
 class RefinedState(NamedTuple):
@@ -176,15 +203,15 @@ class RefinedState(NamedTuple):
     refined: Refined
 
 
-class HyMiRecRanker(ServedRanker):
-    """The LLM recommender: refined interests and the "now" interest, merged with the gate's weights.
+class HyMiRecRanker(InterestRanker):
+    """The LLM recommender by itself: refined interests and the "now" interest, merged with the gate's weights.
 
     Args:
         recent_ND: item vectors that recent items are read from.
         long_ND: item vectors that the long history is read from.
     """
 
-    name = HYMIREC
+    name = LLM_RECOMMENDER
     reads_time = True
 
     def __init__(
@@ -207,27 +234,17 @@ class HyMiRecRanker(ServedRanker):
         recent, long = events.cut(users_B, middle_B, ends_B), events.cut(users_B, start_B, middle_B)
         return RefinedState(recent, self.recommender(recent, long, self.recent_ND, self.long_ND))
 
-    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """Log-sum-exp over the gated interests."""
-        refined = self.state(events, users_B, ends_B).refined
-        return self.recommender.interest_scores(refined, self.items_ND).logsumexp(1)
-
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K + 1, D] unit vectors: refined interests, and "now"."""
         return self.state(events, users_B, ends_B).refined.interests
 
-    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
-        """Log-sum-exp over the gated interests of most mass."""
-        refined = self.state(events, users_B, ends_B).refined
-        joint_BKN = self.recommender.interest_scores(refined, self.items_ND)
-        return _merge_strongest(joint_BKN, self.recommendable_N, num_interests)
+    def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Scaled cosines to the interests, plus the gate."""
+        return self.recommender.interest_scores(self.state(events, users_B, ends_B).refined, self.items_ND)
 
-    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
-        """K refined interests and "now"."""
-        refined = self.state(events, *_whole(events)).refined
-        joint_KN = self.recommender.interest_scores(refined, self.items_ND)[0]
-        joint_KN = joint_KN.masked_fill(~self.recommendable_N, -torch.inf)
-        return _normalised(joint_KN), [f"refined-{k + 1}" for k in range(len(joint_KN) - 1)] + ["now"]
+    def labels(self) -> list[str]:
+        """K refined interests, and "now"."""
+        return [*(f"refined-{k + 1}" for k in range(self.num_interests - 1)), "now"]
 
 
 class GemiRecRanker(ServedRanker):
@@ -314,11 +331,6 @@ def _whole(events: EventTable) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, dtype=torch.int64), events.offsets_U1[1:2]
 
 
-def _normalised(joint_KN: Tensor) -> Tensor:
-    """Scores as a joint distribution over interests and items."""
-    return joint_KN - joint_KN.flatten().logsumexp(0)
-
-
 def _cell_centres(items_ND: Tensor, table: CellTable) -> Tensor:
     """[G, D] unit mean of the vectors of every cell's recommendable items; zero for an empty cell."""
     counted = table.recommendable_N
@@ -327,56 +339,6 @@ def _cell_centres(items_ND: Tensor, table: CellTable) -> Tensor:
     return F.normalize(sums_GD, dim=1).float()
 
 
-def _merge_strongest(joint_BKN: Tensor, recommendable_N: Tensor, num_interests: int) -> Tensor:
-    """Log-sum-exp over the interests of most mass on what may be recommended: [B, N]."""
-    mass_BK = joint_BKN.masked_fill(~recommendable_N, -torch.inf).logsumexp(2)
-    kept_BK = mass_BK.topk(min(num_interests, joint_BKN.shape[1]), dim=1).indices
-    return joint_BKN.gather(1, kept_BK[..., None].expand(-1, -1, joint_BKN.shape[2])).logsumexp(1)
-
-
 def recent_and_long(items_ND: Tensor, decoded_ND: Tensor, recent_from_codebook: bool) -> tuple[Tensor, Tensor]:
     """The tables recent and long events are read from: the long history always comes from the codebook."""
     return (decoded_ND if recent_from_codebook else items_ND), decoded_ND
-
-
-def load_rankers(folder: Path) -> dict[str, ServedRanker]:
-    """All rankers that a bundle holds the parts of; see `prismrec.artifacts.bundle` for the layout.
-
-    Raises:
-        UserError: parts do not belong together.
-    """
-    vectors = load_file(folder / "item_vectors.safetensors")
-    items_ND, recommendable_N = vectors["vectors"], vectors["recommendable"]
-    counts_N = load_file(folder / "popularity.safetensors")["counts"].numpy()
-    rankers: list[ServedRanker] = [PopularityRanker(counts_N, recommendable_N)]
-    if (folder / "lightweight_encoder").is_dir():
-        encoder = load_model(folder / "lightweight_encoder")
-        rankers.append(LightweightEncoderRanker(encoder, items_ND, recommendable_N))
-    if (folder / "recommender").is_dir():
-        hymirec = _load_hymirec(folder, items_ND, recommendable_N)
-        rankers.append(hymirec)
-        if (folder / "posterior").is_dir():
-            rankers.append(_load_gemirec(folder, hymirec))
-    return {ranker.name: ranker for ranker in rankers}
-
-
-def _load_hymirec(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> HyMiRecRanker:
-    codes = load_file(folder / "item_codes.safetensors")
-    decoded = load_model(folder / "codebook").decode(Codes(codes["codes"].numpy(), codes["coefficients"].numpy()))
-    recommender = load_model(folder / "recommender")
-    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook)
-    return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
-
-
-def _load_gemirec(folder: Path, hymirec: HyMiRecRanker) -> GemiRecRanker:
-    dictionary, posterior = load_model(folder / "dictionary"), load_model(folder / "posterior")
-    if posterior.config.dictionary != dictionary.version:
-        raise UserError(
-            f"The posterior belongs to dictionary {posterior.config.dictionary}, "
-            f"the bundle holds {dictionary.version}.",
-            str(folder),
-            "kedro run --pipelines interest_dictionary,evaluation,packaging",
-        )
-    cells_N = load_file(folder / "item_cells.safetensors")["cells"]
-    table = CellTable(cells_N, hymirec.recommendable_N, dictionary.num_cells)
-    return GemiRecRanker(hymirec, posterior, load_model(folder / "retrieval"), table, dictionary.label)

@@ -6,7 +6,8 @@
   recent window; where there are none, learned null vectors stand in. Nothing a position sees lies in its future.
 - The output head is shared by all positions (RED-Rec's shape): Linear, GELU, Linear, dropout, plus a skip
   connection, then unit length.
-- Beyond the paper (our choice): the recent positions predict their next item through the same head; the last one's
+- Beyond the paper (our choice): every position knows when its prediction is asked for (the time until the next event,
+  or until the request); the recent positions predict their next item through the same head; the last one's
   vector, the "now" interest, joins the K refined interests. A gate weighs each interest for the merge.
 
 Items reach the model as vectors of two tables: `long_ND` for the long history (codebook-decoded), `recent_ND` for
@@ -77,6 +78,7 @@ class Recommender(nn.Module):
         self.coarse_in = nn.Linear(dim, hidden)
         self.item_in = nn.Linear(dim, hidden)
         self.gap = nn.Embedding(NUM_GAP_BUCKETS, hidden)
+        self.until = nn.Embedding(NUM_GAP_BUCKETS, hidden)
         self.query_KH = nn.Parameter(torch.randn(config.num_interests, hidden) * 0.02)
         self.input_norm = nn.LayerNorm(hidden)
         self.skip = nn.Linear(hidden, dim)
@@ -85,6 +87,7 @@ class Recommender(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log())
         nn.init.zeros_(self.gap.weight)
+        nn.init.zeros_(self.until.weight)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
@@ -98,7 +101,7 @@ class Recommender(nn.Module):
         null_BCD = self.null_CD.expand(len(long.mask_BL), -1, -1)
         if long.items_BL.shape[1] == 0:
             return null_BCD
-        interests_BCD = self.encoder(long_ND[long.items_BL], long.gaps_BL, long.mask_BL)
+        interests_BCD = self.encoder(long_ND[long.items_BL], long)
         return torch.where(long.mask_BL.any(1)[:, None, None], interests_BCD, null_BCD)
 
     def forward(self, recent: EventBatch, long: EventBatch, recent_ND: Tensor, long_ND: Tensor) -> Refined:
@@ -112,8 +115,9 @@ class Recommender(nn.Module):
         """
         batch, length = recent.items_BL.shape
         coarse_BCH = self.coarse_in(self.coarse(long, long_ND))
-        event_BLH = self.item_in(recent_ND[recent.items_BL]) + self.gap(recent.gaps_BL)
-        query_BKH = self.query_KH.expand(batch, -1, -1)
+        until_BLH = self.until(recent.until_BL)
+        event_BLH = self.item_in(recent_ND[recent.items_BL]) + self.gap(recent.gaps_BL) + until_BLH
+        query_BKH = self.query_KH + until_BLH[:, -1:]
         inputs = self.input_norm(torch.cat([coarse_BCH, event_BLH, query_BKH], dim=1))
         always = recent.mask_BL.new_ones
         mask = torch.cat([always(batch, coarse_BCH.shape[1]), recent.mask_BL, always(batch, query_BKH.shape[1])], dim=1)

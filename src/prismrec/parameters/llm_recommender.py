@@ -1,11 +1,28 @@
 """Parameters of stage 5, `llm_recommender`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prismrec.parameters import StageParameters
 from prismrec.parameters.training import TrainingParameters
+
+
+class TransitionParameters(BaseModel):
+    """Linear transitions: the regression of the next item on the decayed history."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        description="Decay per event of age, one for each scale (0: the latest event alone); none: no transitions."
+    )
+    ridge: float = Field(gt=0, description="Weight of the squared regression weights, in events.")
+    kept: int = Field(ge=1, description="Largest weights kept of a row; they bound the model's size.")
+    max_items: int = Field(
+        ge=1,
+        description="Items that take part, the most frequent ones; memory grows with (scales x items)^2, "
+        "time with its cube.",
+    )
 
 
 class LLMRecommenderParameters(StageParameters):
@@ -39,6 +56,11 @@ class LLMRecommenderParameters(StageParameters):
     )
     merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
     duplicate_cosine: float = Field(gt=0, le=1, description="Items at least this similar to a target are no negatives.")
+    gradient_checkpointing: bool = Field(
+        description="Compute the backbone's activations anew in the backward pass: less memory, a third more work."
+    )
+    compile: bool = Field(description="torch.compile of the backbone; needs a C++ compiler.")
+    transitions: TransitionParameters = Field(description="Linear transitions, a member of the merge.")
     training: TrainingParameters = Field(description="The training loop.")
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 # The models that a bundle may hold and the service may answer with.
-ServedModel = Literal["popularity", "lightweight_encoder", "hymirec", "gemirec"]
+ServedModel = Literal["popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec"]
 
 
 class PromotionParameters(BaseModel):

@@ -1,5 +1,7 @@
 """Parameters of the training loop, a block of every stage that trains by gradient steps."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -18,3 +20,8 @@ class TrainingParameters(BaseModel):
     bf16: bool = Field(description="bfloat16 autocast; the losses stay in fp32.")
     positions_per_step: int = Field(ge=1, description="Next-item predictions a step at most (bounds cost, memory).")
     validation_users: int = Field(ge=1, description="Users whose validation event is ranked after each epoch.")
+    accumulation: int = Field(ge=1, description="Parts a step's users are computed in, one after the other (memory).")
+    device: Literal["auto", "cpu"] = Field(description="auto: a GPU where there is one, else the CPU | cpu.")
+    checkpoint_seconds: float = Field(
+        ge=0, description="Seconds between states kept to resume from, besides one at each epoch's end; 0: none at all."
+    )

@@ -8,20 +8,25 @@ unassigned point asks for its best cluster at current prices, an overfull cluste
 most elsewhere, and its price rises for the rest. What the auction leaves open after a bounded number of rounds goes,
 in order of loss, to the best cluster with room; then clusters below the floor take points from those above it.
 
-Notable: points are processed by matrix products in blocks; there is no loop over points in Python except for the
-tail the auction leaves. Deterministic for a given seed.
+Notable:
+- With more than `EARLY_ROWS` points, all steps but the last look at that many of them, drawn by the seed; the last
+  step assigns every point. The bounds hold for all points, whatever their number.
+- Points are processed by matrix products in blocks; there is no loop over points in Python except for the tail the
+  auction leaves. Deterministic for a given seed. Memory: one table of n · k similarities, in float32.
 
 Shapes: n points, k clusters, D dimension.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 ROUNDS = 30  # auction rounds an assignment step; the tail is filled greedily
-BLOCK = 65_536  # points whose similarities are held at once
+BLOCK = 4_096  # points processed at once: with 256 clusters their similarities stay in the cache
+EARLY_ROWS = 262_144  # points that steps before the last look at; 1,024 a cluster at 256 clusters
 
 
 class Clustering(NamedTuple):
@@ -32,10 +37,52 @@ class Clustering(NamedTuple):
     counts_k: np.ndarray  # int64, between ⌊n/k⌋ and ⌈n/k⌉
 
 
+def balanced_kmeans(points_nD: np.ndarray, k: int, iterations: int, seed: int, lines: bool = False) -> Clustering:
+    """Spherical k-means with clusters of near-equal size.
+
+    Args:
+        points_nD: float32; only directions count. Needs n ≥ k.
+        k: number of clusters.
+        iterations: assignment and update steps.
+        seed: draws the start centroids from the points.
+        lines: clusters gather around lines instead of directions: a point and its opposite are alike.
+    """
+    n = len(points_nD)
+    assert 1 <= k <= n, f"{k} clusters need at least as many points, there are {n}"
+    unit_nD = _unit(np.asarray(points_nD, dtype=np.float32))
+    rng = np.random.default_rng(seed)
+    centroids_kD = unit_nD[np.sort(rng.choice(n, size=k, replace=False))]
+    early = max(EARLY_ROWS, k)
+    early_nD = unit_nD[np.sort(rng.choice(n, size=early, replace=False))] if n > early else unit_nD
+    for _ in range(iterations - 1):
+        centroids_kD, _ = _step(early_nD, centroids_kD, lines)
+    centroids_kD, labels_n = _step(unit_nD, centroids_kD, lines)
+    return Clustering(centroids_kD, labels_n, np.bincount(labels_n, minlength=k))
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 1e-12)
     return unit
+
+
+def _step(unit_nD: np.ndarray, centroids_kD: np.ndarray, lines: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Assign all points, then move every centroid to the mean direction of its points."""
+    k = len(centroids_kD)
+    similarity_nk = unit_nD @ centroids_kD.T
+    if lines:
+        np.abs(similarity_nk, out=similarity_nk)
+    labels_n = balanced_assignment(similarity_nk)
+    del similarity_nk
+    if lines:
+        unit_nD = unit_nD * np.where(np.einsum("nd,nd->n", unit_nD, centroids_kD[labels_n]) < 0, -1, 1)[:, None]
+    # bincount adds in float64, in the order of the points.
+    columns = [np.bincount(labels_n, weights=column_n, minlength=k) for column_n in np.ascontiguousarray(unit_nD.T)]
+    return _unit(np.stack(columns, axis=1)).astype(np.float32), labels_n
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
 def balanced_assignment(similarity_nk: np.ndarray) -> np.ndarray:
@@ -53,11 +100,9 @@ def balanced_assignment(similarity_nk: np.ndarray) -> np.ndarray:
     labels_n = np.full(n, -1, dtype=np.int64)
     open_n = np.arange(n)
     for _ in range(ROUNDS):
-        if len(open_n) == 0:
-            break
-        labels_n[open_n] = (similarity_nk[open_n] - prices_k).argmax(1)
-        counts_k = np.bincount(labels_n, minlength=k)
-        overfull = np.flatnonzero(counts_k > capacity)
+        for rows in _blocks(len(open_n)):
+            labels_n[open_n[rows]] = (similarity_nk[open_n[rows]] - prices_k).argmax(1)
+        overfull = np.flatnonzero(np.bincount(labels_n, minlength=k) > capacity)
         if len(overfull) == 0:
             open_n = open_n[:0]
             break
@@ -67,23 +112,39 @@ def balanced_assignment(similarity_nk: np.ndarray) -> np.ndarray:
     return labels_n
 
 
+def _by_cluster(labels_n: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points in the order of their clusters, a cluster's in rising order, and k + 1 bounds between clusters."""
+    short = labels_n.astype(np.uint16) if k <= 65_536 else labels_n  # numpy sorts short integers by radix
+    bounds = np.concatenate([[0], np.bincount(labels_n, minlength=k).cumsum()])
+    return np.argsort(short, kind="stable"), bounds
+
+
 def _evict(
     similarity_nk: np.ndarray, labels_n: np.ndarray, prices_k: np.ndarray, overfull: np.ndarray, capacity: int
 ) -> np.ndarray:
     """Put the points that lose least out of overfull clusters, and raise those clusters' prices."""
     evicted = []
+    points_n, bounds = _by_cluster(labels_n, len(prices_k))
     for cluster in overfull:
-        members = np.flatnonzero(labels_n == cluster)
-        value = similarity_nk[members] - prices_k
-        own = value[:, cluster].copy()
-        value[:, cluster] = -np.inf
-        regret = own - value.max(1)  # what a member loses by going elsewhere
-        order = np.argsort(-regret, kind="stable")
-        out = order[capacity:]
+        members = points_n[bounds[cluster] : bounds[cluster + 1]]
+        regret = _regret(similarity_nk, members, prices_k, cluster)
+        out = np.argsort(-regret, kind="stable")[capacity:]
         prices_k[cluster] += max(float(regret[out[0]]), 0.0) + 1e-4
         labels_n[members[out]] = -1
         evicted.append(members[out])
     return np.sort(np.concatenate(evicted))
+
+
+def _regret(similarity_nk: np.ndarray, members: np.ndarray, prices_k: np.ndarray, cluster: int) -> np.ndarray:
+    """What members of a cluster would lose by going elsewhere at current prices."""
+    regret = np.empty(len(members), dtype=similarity_nk.dtype)
+    for rows in _blocks(len(members)):
+        value = similarity_nk[members[rows]]
+        value -= prices_k
+        own = value[:, cluster].copy()
+        value[:, cluster] = -np.inf
+        regret[rows] = own - value.max(1)
+    return regret
 
 
 def _place(similarity_nk: np.ndarray, labels_n: np.ndarray, open_n: np.ndarray, capacity: int) -> None:
@@ -98,39 +159,18 @@ def _place(similarity_nk: np.ndarray, labels_n: np.ndarray, open_n: np.ndarray, 
 
 
 def _raise_floor(similarity_nk: np.ndarray, labels_n: np.ndarray, floor: int) -> None:
-    """Move points from clusters above the floor into those below it, at the smallest loss."""
-    counts_k = np.bincount(labels_n, minlength=similarity_nk.shape[1])
-    for cluster in np.flatnonzero(counts_k < floor):
-        while counts_k[cluster] < floor:
-            movable = np.flatnonzero(counts_k[labels_n] > floor)
-            loss = similarity_nk[movable, labels_n[movable]] - similarity_nk[movable, cluster]
-            point = movable[loss.argmin()]
-            counts_k[labels_n[point]] -= 1
-            counts_k[cluster] += 1
-            labels_n[point] = cluster
+    """Move points from clusters above the floor into those below it, at the smallest loss.
 
-
-def balanced_kmeans(points_nD: np.ndarray, k: int, iterations: int, seed: int) -> Clustering:
-    """Spherical k-means with clusters of near-equal size.
-
-    Args:
-        points_nD: float32; only directions count. Needs n ≥ k.
-        k: number of clusters.
-        iterations: assignment and update steps.
-        seed: draws the start centroids from the points.
+    No cluster holds more than one point above the floor, so each gives at most its cheapest.
     """
-    n = len(points_nD)
-    assert 1 <= k <= n, f"{k} clusters need at least as many points, there are {n}"
-    unit_nD = _unit(np.asarray(points_nD, dtype=np.float32))
-    rng = np.random.default_rng(seed)
-    centroids_kD = unit_nD[np.sort(rng.choice(n, size=k, replace=False))]
-    labels_n = np.zeros(n, dtype=np.int64)
-    for _ in range(iterations):
-        similarity_nk = np.concatenate(
-            [unit_nD[start : start + BLOCK] @ centroids_kD.T for start in range(0, n, BLOCK)]
-        )
-        labels_n = balanced_assignment(similarity_nk)
-        sums_kD = np.zeros((k, unit_nD.shape[1]), dtype=np.float64)
-        np.add.at(sums_kD, labels_n, unit_nD)
-        centroids_kD = _unit(sums_kD).astype(np.float32)
-    return Clustering(centroids_kD, labels_n, np.bincount(labels_n, minlength=k))
+    k = similarity_nk.shape[1]
+    for cluster in np.flatnonzero(np.bincount(labels_n, minlength=k) < floor):
+        points_n, bounds = _by_cluster(labels_n, k)
+        counts_k = np.diff(bounds)
+        cheapest = []
+        for donor in np.flatnonzero(counts_k > floor):
+            points = points_n[bounds[donor] : bounds[donor + 1]]
+            loss = similarity_nk[points, donor] - similarity_nk[points, cluster]
+            cheapest.append((loss.min(), points[loss.argmin()]))
+        taken = itertools.islice(sorted(cheapest), floor - counts_k[cluster])  # equal losses: the first point
+        labels_n[[point for _, point in taken]] = cluster

@@ -129,7 +129,7 @@ class Engine:
         Raises:
             UserError: the bundle is damaged, incomplete or mixed; the text names the file and the reason.
         """
-        from prismrec.models.rankers import load_rankers
+        from prismrec.models.loading import load_rankers
 
         bundle = read_bundle(folder)
         manifest = bundle.manifest
@@ -150,6 +150,7 @@ class Engine:
         exclude_seen: bool = True,
         model: str | None = None,
         timestamps: Sequence[int] = (),
+        now: int | None = None,
     ) -> Recommendation:
         """Recommend for a raw history.
 
@@ -160,6 +161,7 @@ class Engine:
             exclude_seen: leave the history's items out of every list.
             model: name of a ranker; the bundle's default if None.
             timestamps: seconds, one an event; none where they are unknown.
+            now: seconds, when the recommendation is asked for; counts only beside `timestamps`.
 
         Raises:
             UnknownModel: the bundle holds no such ranker.
@@ -177,7 +179,7 @@ class Engine:
         note = None
         if not len(known):
             name, note = POPULARITY, UNKNOWN_NOTE if history else EMPTY_NOTE
-        ranking = self.rankers[name].rank(known, times, num_interests)
+        ranking = self.rankers[name].rank(known, times, num_interests, now)
         hidden_N = self._inactive_N.copy()
         if exclude_seen:
             hidden_N[known] = True

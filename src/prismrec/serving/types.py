@@ -51,6 +51,11 @@ class RecommendRequest(BaseModel):
         max_length=MAX_HISTORY,
         description="When each event happened, seconds since 1970 UTC; one for each, or none where times are unknown.",
     )
+    now: Timestamp | None = Field(
+        default=None,
+        description="When the recommendation is asked for, seconds since 1970 UTC, beside timestamps; what comes next "
+        "in a session differs from what opens the next one. Unknown by default.",
+    )
     k: int = Field(default=10, ge=1, le=MAX_K, description="Items of each list.")
     num_interests: int | None = Field(
         default=None,
@@ -72,6 +77,20 @@ class RecommendRequest(BaseModel):
                 "timestamps_length",
                 "timestamps has {times} entries, history has {events}; give one for each event, or none",
                 {"times": len(self.timestamps), "events": len(self.history)},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _now_after_the_history(self) -> "RecommendRequest":
+        if self.now is not None and self.history and not self.timestamps:
+            raise PydanticCustomError(
+                "now_alone", "now says nothing without timestamps; give those too, or leave it out"
+            )
+        if self.now is not None and self.timestamps and self.now < max(self.timestamps):
+            raise PydanticCustomError(
+                "now_too_early",
+                "now is {now}, before the newest timestamp {newest}; give seconds since 1970 UTC for both",
+                {"now": self.now, "newest": max(self.timestamps)},
             )
         return self
 

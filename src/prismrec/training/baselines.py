@@ -19,9 +19,10 @@ from prismrec.models.comirec import ComiRec
 from prismrec.models.rankers import Ranker
 from prismrec.models.sasrec import SASRec
 from prismrec.parameters.evaluation import BaselineParameters
-from prismrec.training.loop import Loss
-from prismrec.training.losses import catalogue_cross_entropy, sample_columns, sample_rows, sampled_cross_entropy
-from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, random_crops
+from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
+from prismrec.training.losses import catalogue_cross_entropy, sample_columns, sampled_cross_entropy
+from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, padded, places, random_crops
+from prismrec.training.speed import Work
 
 
 class BaselineTask(ABC):
@@ -54,15 +55,24 @@ class BaselineTask(ABC):
         batches = bucketed_batches(users, (ends_U - starts_U)[users], self.parameters.training.batch_size, rng)
         return [Crops(torch.as_tensor(u), torch.as_tensor(starts_U[u]), torch.as_tensor(ends_U[u])) for u in batches]
 
+    def size(self, batch: Crops) -> Work:
+        """Next-item predictions; events but the last."""
+        read_B = batch.ends_B - batch.starts_B - 1
+        events = int(read_B.sum())
+        return Work(len(read_B), min(events, self.parameters.training.positions_per_step), events, padded(read_B))
+
     def _nearest(self, vectors_PKD: Tensor, targets_P: Tensor, items_ND: Tensor) -> Tensor:
         """The vector of each row that is nearest to its target: [P, D]."""
         if vectors_PKD.shape[1] == 1:
             return vectors_PKD[:, 0]
         with torch.no_grad():
             best_P = (vectors_PKD * items_ND[targets_P][:, None]).sum(-1).argmax(1)
-        return vectors_PKD[torch.arange(len(best_P)), best_P]
+        return vectors_PKD[torch.arange(len(best_P), device=best_P.device), best_P]
 
-    def _cross_entropy(self, vectors_PKD: Tensor, targets_P: Tensor, items_ND: Tensor, scale: Tensor) -> Loss:
+    def _cross_entropy(
+        self, vectors_PKD: Tensor, targets_P: Tensor, items_ND: Tensor, scale: Tensor, all_rows: int
+    ) -> Loss:
+        """The rows' part of the mean over all rows of the batch."""
         vectors_PD = self._nearest(vectors_PKD, targets_P, items_ND)
         if self.parameters.negatives == 0:
             loss = catalogue_cross_entropy(vectors_PD, targets_P, items_ND, scale)
@@ -70,7 +80,7 @@ class BaselineTask(ABC):
             loss = sampled_cross_entropy(
                 vectors_PD, targets_P, items_ND, scale, self.draw_N, self.parameters.negatives, self.generator
             )
-        return Loss(loss, {})
+        return Loss(part_of_mean(loss, len(targets_P), all_rows), {})
 
     @abstractmethod
     def ranker(self) -> Ranker:
@@ -87,18 +97,18 @@ class SASRecTask(BaselineTask):
     name = "SASRec"
     module: SASRec
 
-    def loss(self, batch: Crops) -> Loss:
+    def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
         """Cross-entropy of the next event after every event of the crop."""
-        crop = self.data.cut(batch)
+        users = share.of(len(batch.users_B))
+        limit = self.parameters.training.positions_per_step
+        predicted = places(batch.ends_B - batch.starts_B, newest=2).sample(limit, self.generator)
+        all_rows, predicted = len(predicted.users_P), predicted.of(users)
+        crop = self.data.cut(batch.of(users))
         items_ND = self.module.items()
         states_BLD = self.module(items_ND[crop.items_BL[:, :-1]], crop.mask_BL[:, :-1])
-        rows = sample_rows(
-            torch.nonzero(crop.mask_BL[:, :-1].flatten())[:, 0],
-            self.parameters.training.positions_per_step,
-            self.generator,
-        )
-        targets_P = crop.items_BL[:, 1:].flatten()[rows]
-        return self._cross_entropy(states_BLD.flatten(0, 1)[rows][:, None], targets_P, items_ND, self.module.scale)
+        targets_P = predicted.take(crop.items_BL, ahead=1)
+        vectors_PKD = states_BLD[predicted.users_P, crop.items_BL.shape[1] - predicted.back_P][:, None]
+        return self._cross_entropy(vectors_PKD, targets_P, items_ND, self.module.scale, all_rows)
 
     def ranker(self) -> Ranker:
         """Cosine to the one vector."""
@@ -111,15 +121,17 @@ class ComiRecTask(BaselineTask):
     name = "ComiRec-SA"
     module: ComiRec
 
-    def loss(self, batch: Crops) -> Loss:
+    def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
         """Cross-entropy of the next event under the nearest interest."""
-        crop = self.data.cut(batch)
+        users, crop = share.of(len(batch.users_B)), self.data.cut(batch)
         items_ND = self.module.items()
         limit = self.parameters.training.positions_per_step
         columns_BQ, known_BQ = sample_columns(crop.mask_BL[:, :-1], limit, self.generator)
+        all_rows, columns_BQ, known_BQ = int(known_BQ.sum()), columns_BQ[users], known_BQ[users]
+        crop = crop.of(users)
         interests = self.module.after(items_ND[crop.items_BL[:, :-1]], crop.mask_BL[:, :-1], columns_BQ)
         targets_P = crop.items_BL.gather(1, columns_BQ + 1)[known_BQ]
-        return self._cross_entropy(interests[known_BQ], targets_P, items_ND, self.module.scale)
+        return self._cross_entropy(interests[known_BQ], targets_P, items_ND, self.module.scale, all_rows)
 
     def ranker(self) -> Ranker:
         """Largest cosine over the interests."""

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from prismrec.models.events import EventBatch
 from prismrec.models.rankers import GemiRecRanker
 from prismrec.parameters.training import TrainingParameters
-from prismrec.training.loop import Loss
-from prismrec.training.losses import sample_rows
-from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, random_crops
+from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
+from prismrec.training.sequences import Crops, Places, TrainingData, bucketed_batches, padded, places, random_crops
+from prismrec.training.speed import Work
 
 
 class _Positions(NamedTuple):
@@ -29,8 +29,9 @@ class _Positions(NamedTuple):
 
     recent: EventBatch
     context_BLD: Tensor  # the recommender's next-item predictions
-    rows_P2: Tensor  # (user, column) of each row
+    rows: Places
     targets_P: Tensor  # item indices
+    all_rows: int  # of the whole batch
 
 
 class _GemiRecTask:
@@ -52,15 +53,26 @@ class _GemiRecTask:
             for u in bucketed_batches(users, lengths_U[users], self.training.batch_size, rng)
         ]
 
-    def positions(self, batch: Crops) -> _Positions:
+    def size(self, batch: Crops) -> Work:
+        """Predictions at recent positions; recent events."""
+        lengths_B = batch.ends_B - batch.starts_B
+        events = int(lengths_B.sum())
+        positions = min(events - len(lengths_B), self.training.positions_per_step)
+        return Work(len(lengths_B), positions, events, padded(lengths_B))
+
+    def positions(self, batch: Crops, share: Share = WHOLE) -> _Positions:
         """The frozen recommender's predictions, and a sample of positions with their next items."""
+        users = share.of(len(batch.users_B))
+        rows = places(batch.ends_B - batch.starts_B, newest=2)
+        targets_P = rows.take(self.data.cut(batch).items_BL, ahead=1)
+        known_P = self.table.recommendable_N[targets_P]
+        rows = Places(rows.users_P[known_P], rows.back_P[known_P])
+        rows = rows.sample(self.training.positions_per_step, self.generator)
+        all_rows, rows, batch = len(rows.users_P), rows.of(users), batch.of(users)
         with torch.no_grad():
             recent, refined = self.ranker.hymirec.state(self.data.training_events, batch.users_B, batch.ends_B)
-        rows = recent.mask_BL[:, :-1].nonzero()
-        targets_P = recent.items_BL[rows[:, 0], rows[:, 1] + 1]
-        known = torch.nonzero(self.table.recommendable_N[targets_P]).flatten()
-        kept = sample_rows(known, self.training.positions_per_step, self.generator)
-        return _Positions(recent, refined.next_BLD, rows[kept], targets_P[kept])
+        targets_P = rows.take(recent.items_BL, ahead=1)
+        return _Positions(recent, refined.next_BLD, rows, targets_P, all_rows)
 
     def validate(self) -> dict[str, float]:
         """Full ranking by log P(m_i | u) + log P(i | u, m_i)."""
@@ -76,12 +88,13 @@ class PosteriorTask(_GemiRecTask):
         super().__init__(ranker, data, training, seed)
         self.module = self.posterior = ranker.posterior
 
-    def loss(self, batch: Crops) -> Loss:
+    def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
         """Exact joint negative log-likelihood of the cells."""
-        chosen = self.positions(batch)
+        chosen = self.positions(batch, share)
         states = self.posterior(chosen.recent, chosen.context_BLD, self.items_ND, self.table.cells_N)
-        log_PG = self.posterior.log_probabilities(states[chosen.rows_P2[:, 0], chosen.rows_P2[:, 1]])
-        return Loss(F.nll_loss(log_PG, self.table.cells_N[chosen.targets_P]), {})
+        log_PG = self.posterior.log_probabilities(chosen.rows.take(states))
+        loss = F.nll_loss(log_PG, self.table.cells_N[chosen.targets_P])
+        return Loss(part_of_mean(loss, len(chosen.targets_P), chosen.all_rows), {})
 
 
 class RetrievalTask(_GemiRecTask):
@@ -93,10 +106,10 @@ class RetrievalTask(_GemiRecTask):
         super().__init__(ranker, data, training, seed)
         self.module = self.head = ranker.head
 
-    def loss(self, batch: Crops) -> Loss:
+    def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
         """In-cell negative log-likelihood."""
-        chosen = self.positions(batch)
-        user_PD = chosen.context_BLD[chosen.rows_P2[:, 0], chosen.rows_P2[:, 1]]
+        chosen = self.positions(batch, share)
+        user_PD = chosen.rows.take(chosen.context_BLD)
         cells_GE = self.ranker.posterior.cells_GE
         loss = self.head.in_cell_loss(user_PD, chosen.targets_P, cells_GE, self.items_ND, self.table)
-        return Loss(loss, {})
+        return Loss(part_of_mean(loss, len(chosen.targets_P), chosen.all_rows), {})

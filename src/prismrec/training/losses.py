@@ -38,13 +38,13 @@ def sample_columns(mask_BL: Tensor, limit: int, generator: torch.Generator) -> t
         limit: predictions of all users together, about.
     """
     wanted = max(1, limit // len(mask_BL))
-    lottery_BL = torch.rand(mask_BL.shape, generator=generator).masked_fill(~mask_BL, -1.0)
+    lottery_BL = torch.rand(mask_BL.shape, generator=generator).to(mask_BL.device).masked_fill(~mask_BL, -1.0)
     columns_BQ = lottery_BL.topk(min(wanted, mask_BL.shape[1]), dim=1).indices
     return columns_BQ, mask_BL.gather(1, columns_BQ)
 
 
 class _MergedCrossEntropy(torch.autograd.Function):
-    """Mean of log Σ_{k,n} exp(logit) − log Σ_k exp(logit at the target), with its gradients."""
+    """Mean of log Σ_{k,n} exp(logit) − log Σ_k exp(logit at the target), with its gradients; 0 without rows."""
 
     @staticmethod
     def forward(
@@ -58,10 +58,10 @@ class _MergedCrossEntropy(torch.autograd.Function):
         rows, interests, dim = vectors_PKD.shape
         block = max(1, BLOCK_LOGITS // (interests * len(items_ND)))
         losses, by_vector, by_gate = [], [], []
-        by_item = torch.zeros(items_ND.shape, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for start in range(0, rows, block):
+        by_item = torch.zeros_like(items_ND, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, max(rows, 1), block):
             vectors, target = vectors_PKD[start : start + block], targets_P[start : start + block]
-            logits = (vectors.reshape(-1, dim) @ items_ND.T).float().view(len(target), interests, -1)
+            logits = (vectors.reshape(-1, dim) @ items_ND.T).float().view(len(target), interests, len(items_ND))
             logits += gate_PK[start : start + block, :, None]
             if duplicate_cosine is not None:
                 logits.masked_fill_(_duplicates(target, items_ND, duplicate_cosine)[:, None], -torch.inf)
@@ -77,12 +77,12 @@ class _MergedCrossEntropy(torch.autograd.Function):
                 by_item += flat.T @ vectors.reshape(-1, dim)
         ctx.save_for_backward(torch.cat(by_vector), by_item, torch.cat(by_gate))
         ctx.dtypes = vectors_PKD.dtype, items_ND.dtype, gate_PK.dtype
-        return torch.cat(losses).mean()
+        return torch.cat(losses).sum() / max(rows, 1)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         by_vector, by_item, by_gate = ctx.saved_tensors
-        share = upstream[0] / len(by_gate)
+        share = upstream[0] / max(len(by_gate), 1)
         scaled = [
             None if gradient is None else (gradient.float() * share).to(dtype)
             for gradient, dtype in zip((by_vector, by_item, by_gate), ctx.dtypes, strict=True)
@@ -154,8 +154,9 @@ def sampled_cross_entropy(
         draw_N: weight of each item in the draw.
         negatives: how many are drawn.
     """
-    share_N = (draw_N / draw_N.sum()).float()
-    drawn_M = torch.multinomial(share_N, negatives, replacement=True, generator=generator)
+    share_N = (draw_N / draw_N.sum()).float().cpu()  # where the generator is
+    drawn_M = torch.multinomial(share_N, negatives, replacement=True, generator=generator).to(items_ND.device)
+    share_N = share_N.to(items_ND.device)
     scaled_PD = vectors_PD * scale
     logits_PM = (scaled_PD @ items_ND[drawn_M].T).float() - (share_N[drawn_M] * negatives).log()
     logits_PM = logits_PM.masked_fill(drawn_M == targets_P[:, None], -torch.inf)

@@ -36,18 +36,17 @@ class Groups(NamedTuple):
     group_BW: Tensor  # int64, each target's group
 
 
-def cosine_groups(targets_BWD: Tensor, mask_BW: Tensor, num_groups: int, generator: torch.Generator) -> Groups:
+def cosine_groups(targets_BWD: Tensor, mask_BW: Tensor, num_groups: int, lottery_BW: Tensor) -> Groups:
     """Cosine k-means of every user's targets.
 
     Args:
         targets_BWD: unit vectors.
         mask_BW: False where a user has fewer than W targets.
         num_groups: K.
-        generator: draws each user's K start targets.
+        lottery_BW: random numbers in [0, 1); each user's K largest are where the groups start.
     """
-    batch, width, _ = targets_BWD.shape
-    lottery_BW = torch.rand(batch, width, generator=generator).to(targets_BWD.device).masked_fill(~mask_BW, -1.0)
-    start_BK = lottery_BW.topk(min(num_groups, width), dim=1).indices
+    drawn_BW = lottery_BW.to(targets_BWD.device).masked_fill(~mask_BW, -1.0)
+    start_BK = drawn_BW.topk(min(num_groups, drawn_BW.shape[1]), dim=1).indices
     start_BK = F.pad(start_BK, (0, num_groups - start_BK.shape[1]))
     used_BK = torch.arange(num_groups, device=mask_BW.device) < mask_BW.sum(1, keepdim=True)
     centres_BKD = targets_BWD.gather(1, start_BK[..., None].expand(-1, -1, targets_BWD.shape[2]))
@@ -76,9 +75,9 @@ def best_matching(similarity_BKK: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def assign_interests(interests_BKD: Tensor, targets_BWD: Tensor, mask_BW: Tensor, generator: torch.Generator) -> Tensor:
+def assign_interests(interests_BKD: Tensor, targets_BWD: Tensor, mask_BW: Tensor, lottery_BW: Tensor) -> Tensor:
     """The interest each target is to pull: [B, W] int64 (meaningless where the mask is False)."""
-    groups = cosine_groups(targets_BWD, mask_BW, interests_BKD.shape[1], generator)
+    groups = cosine_groups(targets_BWD, mask_BW, interests_BKD.shape[1], lottery_BW)
     similarity_BKK = groups.centres_BKD @ interests_BKD.transpose(1, 2).to(targets_BWD.dtype)
     interest_BK = best_matching(similarity_BKK.float() * groups.used_BK[..., None])
     return interest_BK.gather(1, groups.group_BW)
@@ -91,7 +90,7 @@ def dmil_loss(
     items_ND: Tensor,
     scale: Tensor,
     duplicate_cosine: float,
-    generator: torch.Generator,
+    lottery_BW: Tensor,
 ) -> Tensor:
     """Mean over targets of the negative log-likelihood under the matched interest.
 
@@ -102,9 +101,10 @@ def dmil_loss(
         items_ND: the catalogue's unit vectors.
         scale: inverse temperature.
         duplicate_cosine: items at least this similar to the target are no negatives.
+        lottery_BW: draws where the groups start; see `cosine_groups`.
     """
     targets_BWD = items_ND.detach()[targets_BW]
-    interest_BW = assign_interests(interests_BKD.detach(), targets_BWD, mask_BW, generator)
+    interest_BW = assign_interests(interests_BKD.detach(), targets_BWD, mask_BW, lottery_BW)
     matched_BWD = interests_BKD.gather(1, interest_BW[..., None].expand(-1, -1, interests_BKD.shape[2]))
     return catalogue_cross_entropy(
         matched_BWD[mask_BW], targets_BW[mask_BW], items_ND, scale, duplicate_cosine=duplicate_cosine

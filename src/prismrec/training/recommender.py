@@ -23,10 +23,11 @@ from prismrec.models.events import EventBatch
 from prismrec.models.rankers import HyMiRecRanker
 from prismrec.models.recommender import Refined
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
-from prismrec.training.loop import Loss
-from prismrec.training.losses import catalogue_cross_entropy, merged_cross_entropy, sample_rows
+from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
+from prismrec.training.losses import catalogue_cross_entropy, merged_cross_entropy
 from prismrec.training.matching import dmil_loss
-from prismrec.training.sequences import TrainingData, bucketed_batches
+from prismrec.training.sequences import Places, TrainingData, bucketed_batches, padded, places
+from prismrec.training.speed import Work
 
 
 class Cut(NamedTuple):
@@ -35,6 +36,10 @@ class Cut(NamedTuple):
     users_B: Tensor
     cuts_B: Tensor
     ahead_B: Tensor
+
+    def of(self, users: slice) -> Cut:
+        """The cuts of some of the users."""
+        return Cut(*(part_B[users] for part_B in self))
 
 
 class RecommenderTask:
@@ -62,8 +67,26 @@ class RecommenderTask:
         batches = bucketed_batches(users, cuts_U[users], self.parameters.training.batch_size, rng)
         return [Cut(torch.as_tensor(u), torch.as_tensor(cuts_U[u]), torch.as_tensor(ahead_U[u])) for u in batches]
 
-    def loss(self, batch: Cut) -> Loss:
+    def size(self, batch: Cut) -> Work:
+        """Next-item predictions; recent and long events."""
+        recent_B = batch.cuts_B.clamp_max(self.parameters.recent_length)
+        long_B = (batch.cuts_B - recent_B).clamp_max(self.parameters.long_length)
+        events = int(recent_B.sum())
+        positions = min(events, self.parameters.training.positions_per_step)
+        return Work(len(recent_B), positions, events + int(long_B.sum()), padded(recent_B) + padded(long_B))
+
+    def loss(self, batch: Cut, share: Share = WHOLE) -> Loss:
         """Matching loss plus the weighted next-item and merge losses."""
+        users, window = share.of(len(batch.users_B)), self.parameters.target_window
+        lottery_BW = torch.rand(len(batch.users_B), window, generator=self.generator)
+        predicted = places(batch.cuts_B.clamp_max(self.parameters.recent_length)).sample(
+            self.parameters.training.positions_per_step, self.generator
+        )
+        all_rows = int(batch.ahead_B.sum()), len(predicted.users_P), len(batch.users_B)
+        return self._loss(batch.of(users), lottery_BW[users], predicted.of(users), all_rows)
+
+    def _loss(self, batch: Cut, lottery_BW: Tensor, predicted: Places, all_rows: tuple[int, int, int]) -> Loss:
+        """The loss of one share; `all_rows` are the matching, next-item and merge rows of the whole batch."""
         recent, refined = self.ranker.state(self.data.training_events, batch.users_B, batch.cuts_B)
         after = self.data.events.cut(
             batch.users_B, batch.cuts_B, batch.cuts_B + batch.ahead_B, self.parameters.target_window
@@ -71,21 +94,24 @@ class RecommenderTask:
         scale = self.recommender.scale
         matching = dmil_loss(
             refined.refined_BKD, after.items_BL, after.mask_BL, self.items_ND, scale,
-            self.parameters.duplicate_cosine, self.generator,
+            self.parameters.duplicate_cosine, lottery_BW,
         )  # fmt: skip
         first_B = self.data.events.item_at(batch.users_B, batch.cuts_B)
-        next_item = self._next_item(recent, refined, first_B)
+        next_item = self._next_item(recent, refined, first_B, predicted)
         merge = merged_cross_entropy(refined.interests, first_B, self.items_ND, scale, refined.gate_BK1)
+        rows = int(batch.ahead_B.sum()), len(predicted.users_P), len(first_B)
+        matching, next_item, merge = (
+            part_of_mean(mean, own, of)
+            for mean, own, of in zip((matching, next_item, merge), rows, all_rows, strict=True)
+        )
         total = matching + self.parameters.next_item_weight * next_item + self.parameters.merge_weight * merge
         return Loss(total, {"matching": matching, "next_item": next_item, "merge": merge})
 
-    def _next_item(self, recent: EventBatch, refined: Refined, first_B: Tensor) -> Tensor:
+    def _next_item(self, recent: EventBatch, refined: Refined, first_B: Tensor, predicted: Places) -> Tensor:
         targets_BL = torch.cat([recent.items_BL[:, 1:], first_B[:, None]], dim=1)
-        rows = sample_rows(recent.mask_BL.nonzero(), self.parameters.training.positions_per_step, self.generator)
         return catalogue_cross_entropy(
-            refined.next_BLD[rows[:, 0], rows[:, 1]], targets_BL[rows[:, 0], rows[:, 1]],
-            self.items_ND, self.recommender.scale,
-        )  # fmt: skip
+            predicted.take(refined.next_BLD), predicted.take(targets_BL), self.items_ND, self.recommender.scale
+        )
 
     def validate(self) -> dict[str, float]:
         """Full ranking of the validation events by the merge of all interests."""

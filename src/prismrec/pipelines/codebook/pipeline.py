@@ -16,7 +16,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 measure_fidelity,
                 ["codebook", "item_codes", "item_vectors"],
-                "codebook_metrics",
+                ["codebook_metrics", "codebook_page"],
                 name="measure_fidelity",
             ),
         ],

@@ -1,6 +1,7 @@
 """Nodes of `evaluation`; models, training and metrics are imported when a node runs.
 
-The heuristics count every event before a user's target; the trained models have seen the training events alone.
+What is counted (the heuristics, linear transitions) counts every event before a user's target; what is trained by
+gradient steps has seen the training events alone.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,24 @@ from prismrec.errors import UserError
 from prismrec.parameters.evaluation import EvaluationParameters
 from prismrec.pipelines.inputs import active_items, bar, event_table, training_data
 from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
-from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
+from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker, merge_members
+
+# What our rows are called in tables.
+OURS = {
+    "lightweight_encoder": "lightweight encoder",
+    "llm_recommender": "LLM recommender",
+    "linear_transitions": "linear transitions",
+    "hymirec": "HyMiRec",
+    "gemirec": "GemiRec",
+}
 
 
 def train_sasrec(
-    item_map: pl.DataFrame, histories: Histories, splits: pl.DataFrame, parameters: EvaluationParameters
+    item_map: pl.DataFrame,
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+    checkpoints: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The single-vector baseline and its training curve."""
     from prismrec.models.sasrec import SASRec, SASRecConfig
@@ -31,11 +45,15 @@ def train_sasrec(
     sizes = SASRecConfig(
         len(item_map), settings.dim, settings.layers, settings.heads, settings.length, settings.dropout
     )
-    return _train_baseline(SASRec, sizes, SASRecTask, item_map, histories, splits, parameters)
+    return _train_baseline(SASRec, sizes, SASRecTask, item_map, histories, splits, parameters, checkpoints)
 
 
 def train_comirec(
-    item_map: pl.DataFrame, histories: Histories, splits: pl.DataFrame, parameters: EvaluationParameters
+    item_map: pl.DataFrame,
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+    checkpoints: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The multi-interest baseline and its training curve."""
     from prismrec.models.comirec import ComiRec, ComiRecConfig
@@ -47,7 +65,7 @@ def train_comirec(
         settings = settings.model_copy(update={"training": training})
         parameters = parameters.model_copy(update={"baselines": settings})
     sizes = ComiRecConfig(len(item_map), settings.dim, settings.interests, settings.length, settings.dropout)
-    return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters)
+    return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters, checkpoints)
 
 
 def _train_baseline(
@@ -58,6 +76,7 @@ def _train_baseline(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
+    checkpoints: Path | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Both start from the same item vectors and share loop, budget, batches and negatives."""
     import torch
@@ -73,7 +92,8 @@ def _train_baseline(
     model.start_from(spectral_vectors(counts, settings.dim, parameters.seed))
     data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed)
     counts_N = _counted(histories, ends_U, num_items).popularity()
-    curve = fit(task_class(model, data, counts_N, settings, parameters.seed), settings.training, parameters.seed)
+    task = task_class(model, data, counts_N, settings, parameters.seed)
+    curve = fit(task, settings.training, parameters.seed, checkpoints)
     return model, {"epochs": [record.as_dict() for record in curve]}
 
 
@@ -89,6 +109,9 @@ def evaluate_models(
     codebook: Any,
     item_codes: dict[str, np.ndarray],
     recommender: Any,
+    training_transitions: Any,
+    transitions: Any,
+    merge: Any,
     dictionary: Any,
     item_cells: dict[str, np.ndarray],
     posterior: Any,
@@ -115,14 +138,19 @@ def evaluate_models(
 
     from prismrec.evaluation import comparison, promotion, protocols, slices
     from prismrec.metrics.codes import code_health
-    from prismrec.models.rankers import LightweightEncoderRanker
 
     points, table = SplitPoints.from_frame(splits), event_table(histories)
     recommendable_N = torch.from_numpy(item_vectors["recommendable"])
-    hymirec = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
-    gemirec = gemirec_ranker(hymirec, dictionary, posterior, retrieval, item_cells)
-    encoder = LightweightEncoderRanker(lightweight_encoder, torch.from_numpy(item_vectors["vectors"]), recommendable_N)
-    trained = trained_rows([encoder, hymirec, gemirec], sasrec, comirec, table)
+
+    def all_rows(starts_U: np.ndarray, counted_transitions: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """Every row for targets that start there, and why some heuristics are left out."""
+        ours = our_rankers(
+            item_vectors, codebook, item_codes, lightweight_encoder, recommender, counted_transitions, merge,
+            dictionary, item_cells, posterior, retrieval,
+        )  # fmt: skip
+        heuristics, left_out = heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
+        return {**heuristics, **trained_rows(ours, sasrec, comirec, table)}, left_out
+
     incumbent = promotion.read_incumbent(previous_bundle, item_map.get_column("item_id").to_list())
     facts = comparison.Facts(
         recommendable_N,
@@ -133,11 +161,11 @@ def evaluate_models(
     )
     validation_cases = some_cases(table, points.validation_start_U, points.validation_end_U, parameters.history)
     cases = some_cases(table, points.test_start_U, points.test_end_U, parameters.history)
-    validation = validation_accuracy(trained, validation_cases, histories, points, table, recommendable_N, parameters)
-    heuristics, left_out = heuristic_rows(
-        histories, points.test_start_U, recommendable_N, table, parameters.recent_days
-    )
-    rows = {**heuristics, **trained}
+    validation = validation_accuracy(
+        lambda: all_rows(points.validation_start_U, training_transitions)[0],
+        validation_cases, recommendable_N, parameters,
+    )  # fmt: skip
+    rows, left_out = all_rows(points.test_start_U, transitions)
     if incumbent is not None and incumbent.ranker is not None:
         rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
     test = comparison.measure(rows, cases, facts, parameters.history, bar("ranking test"))
@@ -203,20 +231,12 @@ def case_figures(cases: Any, part: str, sequence_building_metrics: dict[str, Any
 
 
 def validation_accuracy(
-    trained: dict[str, Any],
-    cases: Any,
-    histories: Histories,
-    points: SplitPoints,
-    table: Any,
-    recommendable_N: Any,
-    parameters: EvaluationParameters,
+    make_rows: Callable[[], dict[str, Any]], cases: Any, recommendable_N: Any, parameters: EvaluationParameters
 ) -> dict[str, dict[str, float]]:
-    """Accuracy of all rows on the validation cases; the heuristics counted for it are dropped on return."""
+    """Accuracy of all rows on the validation cases; rows are made here, so that the heuristics are gone on return."""
     from prismrec.evaluation.comparison import accuracy
 
-    heuristics, _ = heuristic_rows(histories, points.validation_start_U, recommendable_N, table, parameters.recent_days)
-    rows = {**heuristics, **trained}
-    return accuracy(rows, cases, recommendable_N, parameters.history, bar("ranking validation"))
+    return accuracy(make_rows(), cases, recommendable_N, parameters.history, bar("ranking validation"))
 
 
 def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = False) -> Any:
@@ -224,6 +244,28 @@ def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = Fal
 
     time = "aware" if ranker.reads_time and not time_free else "free"
     return Row(ranker, table, label, family, time)
+
+
+def our_rankers(
+    item_vectors: dict[str, np.ndarray],
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    lightweight_encoder: Any,
+    recommender: Any,
+    transitions: Any,
+    merge: Any,
+    dictionary: Any,
+    item_cells: dict[str, np.ndarray],
+    posterior: Any,
+    retrieval: Any,
+) -> list[Any]:
+    """Our models ready to rank: HyMiRec's members, HyMiRec, GemiRec."""
+    from prismrec.models.merge import MergedRanker
+
+    refined = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    members = merge_members(refined, lightweight_encoder, transitions)
+    gemirec = gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells)
+    return [*members.values(), MergedRanker(members, merge, refined.recommendable_N), gemirec]
 
 
 def trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict[str, Any]:
@@ -235,11 +277,11 @@ def trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict
         "sasrec": _row(SASRecRanker(sasrec), table, "SASRec", "baseline"),
         "comirec": _row(ComiRecRanker(comirec), table, "ComiRec-SA", "baseline"),
     }
-    labels = {"lightweight_encoder": "lightweight encoder", "hymirec": "HyMiRec", "gemirec": "GemiRec"}
     for ranker in ours:
-        label = labels[ranker.name]
+        label = OURS[ranker.name]
         rows[ranker.name] = _row(ranker, table, label, "prismrec")
-        rows[f"{ranker.name}_time_free"] = _row(ranker, untimed, label, "prismrec", time_free=True)
+        if ranker.reads_time:
+            rows[f"{ranker.name}_time_free"] = _row(ranker, untimed, label, "prismrec", time_free=True)
     return rows
 
 
@@ -329,8 +371,10 @@ def write_model_card(
     evaluation_metrics: dict[str, Any],
     data_validation_metrics: dict[str, Any],
     sequence_building_metrics: dict[str, Any],
+    text_encoding: dict[str, Any],
     codebook: Any,
     recommender: Any,
+    merge: Any,
     **models: Any,
 ) -> str:
     """The models of this run in words and figures."""
@@ -341,6 +385,11 @@ def write_model_card(
     layers, codes, dim = codebook.centroids_LkD.shape
     decoder = recommender.backbone.config
     configs = {
+        "text_encoder": {
+            "name": text_encoding["text_encoder"],
+            "licence": text_encoding["text_encoder_licence"],
+            "weights_sha256": text_encoding["text_encoder_weights_sha256"],
+        },
         "codebook": {"layers": layers, "codes": codes, "dim": dim},
         "recommender": {
             **asdict(recommender.config),
@@ -348,6 +397,7 @@ def write_model_card(
             "layers": decoder.num_hidden_layers,
             "heads": decoder.num_attention_heads,
         },
+        "merge": merge.weights(),
         **{name: asdict(model.config) for name, model in models.items()},
     }
     return model_card(evaluation_metrics, data_validation_metrics, sequence_building_metrics, configs)

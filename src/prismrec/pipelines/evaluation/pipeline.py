@@ -13,6 +13,9 @@ MEASURED = (
     "codebook",
     "item_codes",
     "recommender",
+    "training_transitions",
+    "transitions",
+    "merge",
     "dictionary",
     "item_cells",
     "posterior",
@@ -33,9 +36,12 @@ DESCRIBED = (
     "evaluation_metrics",
     "data_validation_metrics",
     "sequence_building_metrics",
+    "text_encoding",
     "lightweight_encoder",
     "codebook",
     "recommender",
+    "transitions",
+    "merge",
     "dictionary",
     "posterior",
     "retrieval",
@@ -55,10 +61,11 @@ SPLIT = ["item_map", "histories", "splits"]
 
 def create_pipeline() -> Pipeline:
     """Train the baselines, measure every model, then draw the report and write the model card."""
+    training = [*SPLIT, PARAMETERS, f"{STAGE}_checkpoints"]
     return Pipeline(
         [
-            Node(nodes.train_sasrec, [*SPLIT, PARAMETERS], ["sasrec", "sasrec_curve"], name="train_sasrec"),
-            Node(nodes.train_comirec, [*SPLIT, PARAMETERS], ["comirec", "comirec_curve"], name="train_comirec"),
+            Node(nodes.train_sasrec, training, ["sasrec", "sasrec_curve"], name="train_sasrec"),
+            Node(nodes.train_comirec, training, ["comirec", "comirec_curve"], name="train_comirec"),
             Node(
                 nodes.evaluate_models,
                 {**{name: name for name in MEASURED}, "parameters": PARAMETERS},

@@ -1,6 +1,7 @@
 """Nodes of `interest_dictionary`; models and training are imported when a node runs."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,7 @@ def train_posterior(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
+    checkpoints: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train P(m | u) on frozen dictionary and recommender; return the posterior and its curve."""
     import torch
@@ -163,7 +165,8 @@ def train_posterior(
     head = _new_head(hymirec, dictionary, parameters).eval()
     ranker = gemirec_ranker(hymirec, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
-    curve = fit(PosteriorTask(ranker, data, settings.training, parameters.seed), settings.training, parameters.seed)
+    task = PosteriorTask(ranker, data, settings.training, parameters.seed)
+    curve = fit(task, settings.training, parameters.seed, checkpoints)
     return posterior, {"epochs": [r.as_dict() for r in curve], **training_summary("posterior_", curve)}
 
 
@@ -178,6 +181,7 @@ def train_retrieval(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
+    checkpoints: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train P(i | u, m) inside each cell; return the retrieval head and its curve."""
     import torch
@@ -191,7 +195,8 @@ def train_retrieval(
     head = _new_head(hymirec, dictionary, parameters)
     ranker = gemirec_ranker(hymirec, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
-    curve = fit(RetrievalTask(ranker, data, settings.training, parameters.seed), settings.training, parameters.seed)
+    task = RetrievalTask(ranker, data, settings.training, parameters.seed)
+    curve = fit(task, settings.training, parameters.seed, checkpoints)
     return head, {"epochs": [r.as_dict() for r in curve], **training_summary("retrieval_", curve)}
 
 

@@ -44,10 +44,12 @@ def create_pipeline() -> Pipeline:
             name="report_dictionary",
         ),
     ]
+    # The training nodes, and where a killed one goes on.
+    training = ["histories", "splits", PARAMETERS, f"{STAGE}_checkpoints"]
     posterior = [
         Node(
             nodes.train_posterior,
-            ["dictionary", "item_cells", *RECOMMENDER, "histories", "splits", PARAMETERS],
+            ["dictionary", "item_cells", *RECOMMENDER, *training],
             ["posterior", "posterior_curve"],
             name="train_posterior",
         )
@@ -55,7 +57,7 @@ def create_pipeline() -> Pipeline:
     retrieval = [
         Node(
             nodes.train_retrieval,
-            ["dictionary", "item_cells", "posterior", *RECOMMENDER, "histories", "splits", PARAMETERS],
+            ["dictionary", "item_cells", "posterior", *RECOMMENDER, *training],
             ["retrieval", "retrieval_curve"],
             name="train_retrieval",
         )

@@ -1,43 +1,72 @@
 """Nodes of `lightweight_encoder`; models and training are imported when a node runs."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from prismrec.artifacts.model_folder import dump_json
 from prismrec.data.histories import Histories, SplitPoints, trained_items
 from prismrec.data.schema import CATEGORIES, TEXT, TITLE
 from prismrec.parameters.lightweight_encoder import LightweightEncoderParameters
 from prismrec.pipelines.inputs import active_items, bar, training_data, training_summary
 
 
-def embed_texts(item_map: pl.DataFrame, parameters: LightweightEncoderParameters) -> dict[str, np.ndarray]:
-    """Embed title, categories and text of every known item: {"embeddings": [N, E] float32}."""
-    from prismrec.models.text_encoder import TextEncoder
+def item_texts(item_map: pl.DataFrame) -> list[str]:
+    """Title, categories and text of every known item."""
+    parts = [pl.col(TITLE), pl.col(CATEGORIES).list.join(", "), pl.col(TEXT)]
+    return item_map.select(pl.concat_str(parts, separator=". ", ignore_nulls=True)).to_series().to_list()
 
-    texts = item_map.select(
-        pl.concat_str(
-            [pl.col(TITLE), pl.col(CATEGORIES).list.join(", "), pl.col(TEXT)],
-            separator=". ",
-            ignore_nulls=True,
-        )
-    ).to_series()
+
+def embed_texts(
+    item_map: pl.DataFrame,
+    previous_text_embeddings: dict[str, np.ndarray] | None,
+    parameters: LightweightEncoderParameters,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Embed the text of every known item, new and changed ones only.
+
+    Args:
+        previous_text_embeddings: what this returned in the workspace's last run.
+
+    Returns:
+        {"embeddings": [N, E] float32, "keys": [N, 32] uint8}, and facts about the encoder and its work.
+    """
+    from prismrec.models.text_encoder import TextEncoder, embed
+
     encoder = TextEncoder(parameters.text_encoder, parameters.max_tokens)
-    return {"embeddings": encoder.encode(texts.to_list(), bar("item texts"))}
+    found = embed(encoder, item_texts(item_map), previous_text_embeddings, bar("item texts"))
+    facts = {
+        "text_encoder": parameters.text_encoder,
+        "text_encoder_licence": encoder.licence,
+        "text_encoder_weights_sha256": encoder.weights_sha256(),
+        "texts_encoded": found.encoded,
+        "texts_taken_over": len(item_map) - found.encoded,
+    }
+    return {"embeddings": found.embeddings_NE, "keys": found.keys_N32}, facts
 
 
 def train_encoder(
     text_embeddings: dict[str, np.ndarray],
+    text_encoding: dict[str, Any],
     item_map: pl.DataFrame,
     histories: Histories,
     splits: pl.DataFrame,
     parameters: LightweightEncoderParameters,
-) -> tuple[Any, dict[str, np.ndarray], Any, dict[str, Any], dict[str, Any]]:
-    """Train both models; return tower, item vectors (frozen from here on), encoder, curve and metrics."""
+    checkpoints: Path | None = None,
+) -> tuple[Any, dict[str, np.ndarray], Any, dict[str, np.ndarray], Any, dict[str, Any], dict[str, Any]]:
+    """Train the models together; the text encoder learns too unless it is frozen.
+
+    Args:
+        text_embeddings, text_encoding: what `embed_texts` returned.
+
+    Returns:
+        Tower, item vectors (frozen from here on), encoder, text embeddings and text model after training, curve and
+        metrics.
+    """
     import torch
 
     from prismrec.models.item_tower import ItemTower, ItemTowerConfig
-    from prismrec.models.lightweight_encoder import LightweightEncoder, LightweightEncoderConfig
     from prismrec.models.transitions import spectral_vectors, transition_counts
     from prismrec.training.lightweight_encoder import LightweightEncoderTask
     from prismrec.training.loop import fit
@@ -50,23 +79,16 @@ def train_encoder(
     counts = transition_counts(histories.items, histories.offsets, ends_U, len(item_map))
     tower = ItemTower(ItemTowerConfig(len(item_map), text_NE.shape[1], parameters.dim))
     tower.start_from(text_NE, spectral_vectors(counts, parameters.dim, parameters.seed), trained_N)
-    encoder = LightweightEncoder(
-        LightweightEncoderConfig(
-            parameters.dim,
-            parameters.num_interests,
-            parameters.hidden,
-            parameters.kernel,
-            parameters.dropout,
-            parameters.long_length,
-        )
-    )
+    encoder = _new_encoder(parameters)
+    texts = _texts_in_training(item_map, text_NE, parameters)
     data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed)
-    task = LightweightEncoderTask(tower, encoder, text_NE, trained_N, data, parameters)
-    curve = fit(task, parameters.training, parameters.seed)
+    task = LightweightEncoderTask(tower, encoder, text_NE if texts is None else texts, trained_N, data, parameters)
+    curve = fit(task, parameters.training, parameters.seed, checkpoints)
+    task.lift_untrained(parameters.untrained_lift)
     with torch.inference_mode():
         vectors = {
             "vectors": task.item_vectors().numpy(),
-            "text_only": tower(text_NE, torch.zeros(len(item_map))).numpy(),
+            "text_only": tower(task.text_embeddings(), torch.zeros(len(item_map), dtype=torch.bool)).numpy(),
             "trained": trained_N,
             "recommendable": recommendable_N,
         }
@@ -76,6 +98,43 @@ def train_encoder(
         "items_recommendable": int(recommendable_N.sum()),
         "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
         "tower_parameters": sum(p.numel() for p in tower.parameters()),
+        **text_encoding,
+        "text_training": parameters.text_training,
         **training_summary("", curve),
     }
-    return tower, vectors, encoder, {"epochs": [record.as_dict() for record in curve]}, metrics
+    text_model = {"text_encoder.json": dump_json(text_encoding)} if texts is None else texts.finish()
+    learned = {"embeddings": task.text_embeddings().numpy()}
+    return tower, vectors, encoder, learned, text_model, {"epochs": [r.as_dict() for r in curve]}, metrics
+
+
+def _new_encoder(parameters: LightweightEncoderParameters) -> Any:
+    from prismrec.models.lightweight_encoder import LightweightEncoder, LightweightEncoderConfig
+
+    return LightweightEncoder(
+        LightweightEncoderConfig(
+            parameters.dim,
+            parameters.num_interests,
+            parameters.hidden,
+            parameters.kernel,
+            parameters.dropout,
+            parameters.long_length,
+            parameters.train_length if parameters.pooling == "comirec" else 0,
+        )
+    )
+
+
+def _texts_in_training(item_map: pl.DataFrame, text_NE: Any, parameters: LightweightEncoderParameters) -> Any | None:
+    """The text encoder as a part of what is trained; None where it is frozen."""
+    if parameters.text_training == "frozen":
+        return None
+    from prismrec.models.text_encoder import TextEncoder
+    from prismrec.training.item_texts import ItemTexts
+
+    return ItemTexts(
+        TextEncoder(parameters.text_encoder, parameters.max_tokens),
+        item_texts(item_map),
+        text_NE,
+        parameters.text_items_per_step,
+        parameters.text_lora_rank if parameters.text_training == "lora" else None,
+        parameters.text_learning_rate / parameters.training.learning_rate,
+    )

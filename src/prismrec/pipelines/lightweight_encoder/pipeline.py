@@ -11,14 +11,29 @@ def create_pipeline() -> Pipeline:
     """Embed item texts, then train item tower and lightweight encoder."""
     return Pipeline(
         [
-            Node(embed_texts, ["item_map", f"params:{STAGE}"], "text_embeddings", name="embed_texts"),
+            Node(
+                embed_texts,
+                ["item_map", "previous_pretrained_text_embeddings", f"params:{STAGE}"],
+                ["pretrained_text_embeddings", "text_encoding"],
+                name="embed_texts",
+            ),
             Node(
                 train_encoder,
-                ["text_embeddings", "item_map", "histories", "splits", f"params:{STAGE}"],
+                [
+                    "pretrained_text_embeddings",
+                    "text_encoding",
+                    "item_map",
+                    "histories",
+                    "splits",
+                    f"params:{STAGE}",
+                    f"{STAGE}_checkpoints",
+                ],
                 [
                     "item_tower",
                     "item_vectors",
                     "lightweight_encoder",
+                    "text_embeddings",
+                    "text_model",
                     "lightweight_encoder_curve",
                     "lightweight_encoder_metrics",
                 ],

@@ -1,11 +1,12 @@
 """Nodes of `llm_recommender`; models and training are imported when a node runs."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from prismrec.data.histories import Histories
+from prismrec.data.histories import Histories, SplitPoints
 from prismrec.errors import ParameterError
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.pipelines.inputs import training_data, training_summary
@@ -16,12 +17,58 @@ def hymirec_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np.nda
     import torch
 
     from prismrec.models.rankers import HyMiRecRanker, recent_and_long
-    from prismrec.quantization.cosine_codebook import Codes
+    from prismrec.quantization.codebook import Codes
 
     items_ND = torch.from_numpy(vectors["vectors"])
-    decoded = codebook.decode(Codes(item_codes["codes"], item_codes["coefficients"]))
+    decoded = codebook.decode(Codes.from_arrays(item_codes))
     recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook)
     return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"]))
+
+
+def merge_members(refined: Any, lightweight_encoder: Any, transitions: Any) -> dict[str, Any]:
+    """The members of HyMiRec's merge by name, in the order of its weights.
+
+    Args:
+        refined: the recommender's ranker, whose item vectors the lightweight encoder reads too.
+    """
+    from prismrec.models.merge import LinearTransitionsRanker
+    from prismrec.models.rankers import LightweightEncoderRanker
+
+    coarse = LightweightEncoderRanker(lightweight_encoder, refined.items_ND, refined.recommendable_N)
+    return {member.name: member for member in (refined, coarse, LinearTransitionsRanker(transitions))}
+
+
+def fit_merge(
+    item_vectors: dict[str, np.ndarray],
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    lightweight_encoder: Any,
+    recommender: Any,
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: LLMRecommenderParameters,
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Fit linear transitions, and the weights of all members of the merge.
+
+    Returns:
+        Transitions of the training events, on which the weights are fitted; transitions of all events before the test
+        targets, which are served; the weights; the stage's figures for them.
+    """
+    from prismrec.training.linear_transitions import Positions, fit_linear_transitions
+    from prismrec.training.merging import fit_merge as fit
+
+    points, settings = SplitPoints.from_frame(splits), parameters.transitions
+    num_items = len(item_vectors["vectors"])
+
+    def transitions_before(ends_U: np.ndarray) -> Any:
+        positions = Positions(histories.items, histories.offsets, ends_U, num_items, settings.max_items)
+        return fit_linear_transitions(positions, settings)
+
+    of_training = transitions_before(points.train_end_U)
+    refined = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
+    fitted = fit(merge_members(refined, lightweight_encoder, of_training), data)
+    return of_training, transitions_before(points.test_start_U), fitted.merge, fitted.figures
 
 
 def train_recommender(
@@ -32,6 +79,7 @@ def train_recommender(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: LLMRecommenderParameters,
+    checkpoints: Path | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Fine-tune the backbone with DMIL; return recommender (with its own encoder), curve and metrics.
 
@@ -75,7 +123,9 @@ def train_recommender(
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
     ranker = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
     data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
-    curve = fit(RecommenderTask(ranker, data, parameters), parameters.training, parameters.seed)
+    task = RecommenderTask(ranker, data, parameters)
+    with backbone.economies(decoder, parameters.gradient_checkpointing, parameters.compile):
+        curve = fit(task, parameters.training, parameters.seed, checkpoints)
     recommender.backbone = backbone.merge_lora(recommender.backbone)
     metrics = {
         "backbone": parameters.backbone,

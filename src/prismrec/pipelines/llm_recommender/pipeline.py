@@ -2,29 +2,30 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from prismrec.pipelines.llm_recommender.nodes import train_recommender
+from prismrec.pipelines.llm_recommender.nodes import fit_merge, train_recommender
 
 STAGE = "llm_recommender"
+PARAMETERS = f"params:{STAGE}"
+ITEMS = ["item_vectors", "codebook", "item_codes", "lightweight_encoder"]
+SPLIT = ["histories", "splits"]
 
 
 def create_pipeline() -> Pipeline:
-    """Fine-tune the LLM recommender."""
+    """Fine-tune the LLM recommender, then merge its interests with the coarse ones and linear transitions."""
     return Pipeline(
         [
             Node(
                 train_recommender,
-                [
-                    "item_vectors",
-                    "codebook",
-                    "item_codes",
-                    "lightweight_encoder",
-                    "histories",
-                    "splits",
-                    f"params:{STAGE}",
-                ],
+                [*ITEMS, *SPLIT, PARAMETERS, f"{STAGE}_checkpoints"],
                 ["recommender", "llm_recommender_curve", "llm_recommender_metrics"],
                 name="train_recommender",
-            )
+            ),
+            Node(
+                fit_merge,
+                [*ITEMS, "recommender", *SPLIT, PARAMETERS],
+                ["training_transitions", "transitions", "merge", "merge_metrics"],
+                name="fit_merge",
+            ),
         ],
         namespace=STAGE,
         prefix_datasets_with_namespace=False,

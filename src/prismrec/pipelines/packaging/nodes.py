@@ -29,6 +29,8 @@ MODEL_PARTS: tuple[str, ...] = (
     "codebook",
     "item_codes",
     "recommender",
+    "transitions",
+    "merge",
     "dictionary",
     "item_cells",
     "posterior",
@@ -38,15 +40,14 @@ MODEL_PARTS: tuple[str, ...] = (
 LABELS: tuple[str, ...] = ("interest_labels",)
 # Said in the manifest.
 PROMOTED, NOT_PROMOTED = "promoted", "not promoted, packaged by packaging.package: this_run"
+RECOMMENDER = frozenset({"item_vectors", "codebook", "item_codes", "recommender"})
 # What each model needs to answer. Popularity is counted here, from all histories.
 NEEDED_PARTS: dict[str, frozenset[str]] = {
     "popularity": frozenset({"item_vectors"}),
     "lightweight_encoder": frozenset({"item_vectors", "lightweight_encoder"}),
-    "hymirec": frozenset({"item_vectors", "codebook", "item_codes", "recommender"}),
-    "gemirec": frozenset(
-        {"item_vectors", "codebook", "item_codes", "recommender"}
-        | {"dictionary", "item_cells", "posterior", "retrieval"}
-    ),
+    "llm_recommender": RECOMMENDER,
+    "hymirec": RECOMMENDER | {"lightweight_encoder", "transitions", "merge"},
+    "gemirec": RECOMMENDER | {"dictionary", "item_cells", "posterior", "retrieval"},
 }
 
 

@@ -1,0 +1,128 @@
+"""HyMiRec's merge: refined interests, coarse interests and linear transitions on one scale (our choice).
+
+    score(i | u) = w_r log P(i | u, refined) + w_c log P(i | u, coarse) + w_t transitions(i | u)
+
+a log-linear pool: what one member rules out, the others cannot outvote, which ranks better than averaging
+probabilities. The recommender sees the recent window in depth, the lightweight encoder the whole history in breadth,
+the transitions what follows what. The few weights are fitted on validation events (`training/merging.py`).
+
+The pool keeps its interests. Each of the K refined and coarse ones gets its share of an item's score,
+
+    P(k | i, u) ∝ w_member(k) · P_member(k | i, u),
+
+so that every interest has a list of its own and the lists together are the pool again; transitions belong to all of
+them alike.
+
+Shapes: B users, K interests of all members, M members, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prismrec.models.events import EventTable
+from prismrec.models.linear_transitions import LINEAR_TRANSITIONS, LinearTransitions, age_weights
+from prismrec.models.module import SavedModule
+from prismrec.models.rankers import HYMIREC, InterestRanker, Ranker
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Names of the members, in the order of their weights."""
+
+    members: tuple[str, ...]
+
+
+class Merge(SavedModule):
+    """The fitted weights of the pool's members, none negative."""
+
+    kind: ClassVar[str] = "merge"
+    config_class: ClassVar[type] = MergeConfig
+    config: MergeConfig
+    weights_M: Tensor
+
+    def __init__(self, config: MergeConfig) -> None:
+        super().__init__(MergeConfig(tuple(config.members)))
+        self.register_buffer("weights_M", torch.zeros(len(config.members), dtype=torch.float64))
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each member by its name."""
+        return dict(zip(self.config.members, self.weights_M.tolist(), strict=True))
+
+
+class LinearTransitionsRanker(Ranker):
+    """Items by their regression on the latest events."""
+
+    name = LINEAR_TRANSITIONS
+
+    def __init__(self, model: LinearTransitions) -> None:
+        self.model = model
+        self.length = max((len(age_weights(decay)) for decay in model.config.decays), default=0)
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Regressed indicator of the next item: [B, N]."""
+        history = events.cut(users_B, (ends_B - self.length).clamp_min(0), ends_B)
+        scores_BN: Tensor = self.model(history.items_BL, history.mask_BL)
+        return scores_BN
+
+
+def member_scores(ranker: Ranker, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+    """What a member brings to the pool, up to a constant for each user: [B, N] float32."""
+    return ranker.scores(events, users_B, ends_B).float()
+
+
+class MergedRanker(InterestRanker):
+    """Members pooled by their weights.
+
+    Args:
+        members: rankers by name; those that tell interests apart give the pool its interests.
+        merge: the weights, of the same members.
+    """
+
+    name = HYMIREC
+    reads_time = True
+
+    def __init__(self, members: Mapping[str, Ranker], merge: Merge, recommendable_N: Tensor) -> None:
+        assert tuple(members) == merge.config.members
+        self.members, self.weights = dict(members), merge.weights()
+        self.recommendable_N = recommendable_N
+        self.tellers = [member for member in self.members.values() if isinstance(member, InterestRanker)]
+        self.num_interests = sum(teller.num_interests for teller in self.tellers)
+
+    @property
+    def held(self) -> int:
+        """The members' interests, and each member's merged scores."""
+        return self.num_interests + len(self.members)
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Weighted sum of the members' scores."""
+        parts = (
+            weight * member_scores(self.members[name], events, users_B, ends_B)
+            for name, weight in self.weights.items()
+            if weight > 0
+        )
+        return torch.stack(list(parts)).sum(0)
+
+    def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """The pool's scores, shared out among the interests of all members: [B, K, N]."""
+        total_BN = self.scores(events, users_B, ends_B)
+        total_weight = sum(self.weights[teller.name] for teller in self.tellers)
+        shares = []
+        for teller in self.tellers:
+            share = torch.tensor(self.weights[teller.name] / total_weight).clamp_min(1e-6).log()
+            shares.append(teller.joint(events, users_B, ends_B).float().log_softmax(1) + share)
+        return total_BN[:, None] + torch.cat(shares, dim=1).log_softmax(1)
+
+    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, K, D] unit vectors of all members' interests."""
+        vectors = [teller.interest_vectors(events, users_B, ends_B) for teller in self.tellers]
+        return torch.cat([vector for vector in vectors if vector is not None], dim=1)
+
+    def labels(self) -> list[str]:
+        """The members' interests: refined, "now", coarse."""
+        return [label for teller in self.tellers for label in teller.labels()]

@@ -1,0 +1,93 @@
+"""Weights of the merge: the likelihood's maximum, never a loss against a single member, negative ones left out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import Tensor
+
+from prismrec.models.events import EventTable
+from prismrec.models.rankers import Ranker
+from prismrec.training import merging
+from prismrec.training.merging import fit_merge
+from training.small import NUM_ITEMS, Walks, next_item, random_lengths
+
+
+class Fixed(Ranker):
+    """Scores by a rule on the last item of a history."""
+
+    def __init__(self, name: str, rule: Callable[[Tensor], Tensor]) -> None:
+        self.name, self.rule = name, rule
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        return self.rule(events.item_at(users_B, ends_B - 1))
+
+
+def noise(seed: int) -> Fixed:
+    table = torch.randn(NUM_ITEMS, NUM_ITEMS, generator=torch.Generator().manual_seed(seed))
+    return Fixed(f"noise {seed}", lambda last_B: table[last_B])
+
+
+def right(strength: float = 1.0) -> Fixed:
+    table = torch.randn(NUM_ITEMS, NUM_ITEMS, generator=torch.Generator().manual_seed(99))
+    table[torch.arange(NUM_ITEMS), next_item(torch.arange(NUM_ITEMS))] += strength
+    return Fixed("right", lambda last_B: table[last_B])
+
+
+WALKS = Walks(random_lengths(users=120))
+
+
+@given(st.integers(0, 20))
+def test_newton_finds_the_maximum_of_the_likelihood(seed: int) -> None:
+    cases = merging._cases({"right": right(), "noise": noise(seed)}, WALKS.data())
+
+    def loss(weights: np.ndarray) -> float:
+        return -merging._likelihood(torch.from_numpy(weights), cases).value
+
+    best = minimize(loss, np.array([0.5, 0.5]), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10})
+    found = merging._most_likely(cases)
+    np.testing.assert_allclose(found, best.x.clip(min=0), atol=2e-2)
+
+
+def test_gradient_and_curvature_are_those_of_the_value() -> None:
+    cases = merging._cases({"right": right(), "noise": noise(1)}, WALKS.data())
+    at, step = torch.tensor([0.7, 0.2], dtype=torch.float64), 1e-3
+    here = merging._likelihood(at, cases)
+    for m in range(2):
+        move = torch.zeros(2, dtype=torch.float64)
+        move[m] = step
+        up, down = merging._likelihood(at + move, cases), merging._likelihood(at - move, cases)
+        assert abs((up.value - down.value) / (2 * step) - here.gradient_M[m]) < 1e-3
+        torch.testing.assert_close(
+            (down.gradient_M - up.gradient_M) / (2 * step), here.curvature_MM[m], atol=2e-3, rtol=2e-2
+        )
+
+
+def test_the_merge_is_no_worse_than_any_member() -> None:
+    figures = fit_merge({"noise": noise(3), "right": right(2.0)}, WALKS.data()).figures
+    assert figures["ndcg@10"] >= figures["ndcg@10_right"] > figures["ndcg@10_noise"]
+    assert figures["ndcg@10_without_right"] < figures["ndcg@10"]
+
+
+def test_a_member_that_speaks_against_the_truth_gets_no_weight() -> None:
+    wrong = right(2.0)
+    merge = fit_merge({"right": right(2.0), "wrong": Fixed("wrong", lambda last_B: -wrong.rule(last_B))}, WALKS.data())
+    weights = merge.merge.weights()
+    assert weights["right"] > 0
+    assert min(weights.values()) >= 0
+
+
+def test_a_constant_member_changes_nothing() -> None:
+    constant = Fixed("constant", lambda last_B: torch.ones(len(last_B), NUM_ITEMS))
+    alone, both = (
+        fit_merge(members, WALKS.data()) for members in ({"right": right()}, {"right": right(), "constant": constant})
+    )
+    assert both.figures["ndcg@10"] == alone.figures["ndcg@10"]
+
+
+def test_fewer_cases_are_looked_at_where_all_do_not_fit(monkeypatch) -> None:
+    monkeypatch.setattr(merging, "HELD_SCORES", 10 * NUM_ITEMS * 2)
+    assert fit_merge({"right": right(), "noise": noise(0)}, WALKS.data()).figures["users"] <= 10
