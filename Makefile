@@ -13,13 +13,13 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export BENTOML_DO_NOT_TRACK := True
 
 ARGS ?=
-# Kedro environment of the peers' benchmark, and where its splits and lists go.
+# Data set of the peers' benchmark and of the ablations, and where the peers' splits and lists go.
 DATA ?= ml1m
 WORK ?= data/peers
 # Test processes; each runs single-threaded.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install run test test-full lint format viz viz-picture docs peer-venvs peers clean
+.PHONY: help install run test test-full lint format viz viz-picture docs peer-venvs peers ablations gpu-ml1m clean
 
 help: ## List these commands.
 	@echo "prismrec: multi-interest recommendation, from raw logs to a served model"
@@ -79,6 +79,12 @@ peer-venvs: ## Create .venv-peers and .venv-recbole, the peers' own environments
 
 peers: install ## Run and score the peers on the split of DATA (hours; resumes; benchmarks/README.md).
 	$(BIN)/python -m benchmarks.peers.all --env $(DATA) --work $(WORK) $(ARGS)
+
+ablations: install ## What each part of HyMiRec is worth, on DATA (hours; resumes; benchmarks/README.md).
+	$(BIN)/python -m benchmarks.ablations --env $(DATA) --work data/ablations $(ARGS)
+
+gpu-ml1m: install ## ML-1M with a 0.6B-shaped backbone on a GPU: utilisation, then training (resumes).
+	$(BIN)/python -m benchmarks.gpu_ml1m --output benchmarks/results/gpu_ml1m.json $(ARGS)
 
 clean: ## Remove caches and build folders, never data or the environment.
 	rm -rf build dist .viz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

@@ -218,3 +218,12 @@ def test_adapters_start_silent_and_fold_into_the_weights(name: str, checkpoints:
         torch.testing.assert_close(backbone.run(merged, rows, full()), moved, atol=1e-5, rtol=1e-4)
     assert set(merged.state_dict()) == keys, "a plain backbone again"
     assert backbone.merge_lora(merged) is merged, "nothing to merge"
+
+
+def test_scratch_takes_the_shape_of_a_known_model() -> None:
+    """Grouped key and value heads, and heads that are wider than hidden / heads, as in Qwen3-0.6B."""
+    sizes = backbone.scratch_config(16, 2, 4, 0.0, 32, kv_heads=2, head_dim=8, intermediate=40)
+    layer = backbone.from_config(sizes).layers[0]
+    assert layer.self_attn.q_proj.weight.shape == (32, 16)
+    assert layer.self_attn.k_proj.weight.shape == (16, 16)
+    assert layer.mlp.up_proj.weight.shape == (40, 16)

@@ -43,6 +43,18 @@ def test_the_start_reproduces_the_spectral_vectors(started: Started) -> None:
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+def test_a_start_from_noise_knows_no_transitions(started: Started) -> None:
+    spectral_start, text, spectral, trained = started
+    tower = ItemTower(ItemTowerConfig(N, E, D))
+    tower.start_from_noise(text, trained)
+    residual = tower.residual_ND.detach().numpy()
+    assert not residual[COLD].any(), "a never-trained item has no residual of its own"
+    assert np.unique(residual[trained]).size == residual[trained].size
+    vectors = tower(text, torch.as_tensor(trained)).detach().numpy()
+    assert np.abs((vectors * spectral).sum(1)).mean() < 0.7
+    assert torch.equal(tower.neighbours_NM, spectral_start.neighbours_NM)
+
+
 def test_the_projection_is_the_ridge_regression(started: Started) -> None:
     """Of centred targets on centred texts, by stacking √λ rows under them."""
     tower, text, spectral, _ = started

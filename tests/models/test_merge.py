@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from models.small import NUM_ITEMS, event_table
+from models.small import NUM_ITEMS, event_table, histories
 from models.test_rankers import LENGTHS, RECOMMENDABLE, members, merged
 from prismrec.models import load_model
+from prismrec.models.events import EventTable
 from prismrec.models.merge import Merge, MergeConfig
 
 EVENTS = event_table(LENGTHS)
@@ -57,9 +59,24 @@ def test_all_interests_kept_are_the_whole_merge() -> None:
 
 def test_weights_survive_saving(tmp_path: Path) -> None:
     merge = Merge(MergeConfig(("a", "b")))
-    merge.weights_M.copy_(torch.tensor([0.1, 17.25], dtype=torch.float64))
+    merge.timed_M.copy_(torch.tensor([0.1, 17.25], dtype=torch.float64))
+    merge.timeless_M.copy_(torch.tensor([0.3, 0.0], dtype=torch.float64))
     merge.save(tmp_path)
-    assert load_model(tmp_path).weights() == {"a": 0.1, "b": 17.25}
+    expected = {"a": 0.1, "b": 17.25, "a_time_free": 0.3, "b_time_free": 0.0}
+    assert load_model(tmp_path).weights() == expected
+
+
+@torch.no_grad()
+def test_users_without_a_request_time_have_weights_of_their_own() -> None:
+    offsets, items, times = histories(LENGTHS)
+    timed = EventTable(offsets, items, times, requests=times[offsets[1:] - 1] + 60)
+    some = timed.without_request_times(np.array([False, True, False]))
+    ranker = merged(timeless=[0.0, 0.0, 3.0])
+    found, expected = ranker.scores(some, USERS, ENDS), ranker.scores(timed, USERS, ENDS)
+    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]])
+    transitions = members()["linear_transitions"].scores(some, USERS, ENDS)
+    torch.testing.assert_close(found[1], 3 * transitions[1])
+    assert (found[1] - expected[1]).abs().max() > 0.1
 
 
 def test_members_have_to_be_those_of_the_weights() -> None:

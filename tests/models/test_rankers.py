@@ -54,11 +54,12 @@ def members() -> dict[str, Ranker]:
     return {member.name: member for member in (hymirec(), coarse, LinearTransitionsRanker(transitions()))}
 
 
-def merged(weights: dict[str, float] | None = None) -> MergedRanker:
+def merged(weights: dict[str, float] | None = None, timeless: list[float] | None = None) -> MergedRanker:
     """HyMiRec with these weights."""
     weights = weights or {"llm_recommender": 0.5, "lightweight_encoder": 0.4, "linear_transitions": 1.5}
     merge = Merge(MergeConfig(tuple(weights)))
-    merge.weights_M.copy_(torch.tensor(list(weights.values())))
+    merge.timed_M.copy_(torch.tensor(list(weights.values())))
+    merge.timeless_M.copy_(merge.timed_M if timeless is None else torch.tensor(timeless))
     return MergedRanker(members(), merge, RECOMMENDABLE)
 
 
@@ -175,10 +176,12 @@ def test_parts_of_two_dictionaries_are_refused() -> None:
     assert "v2" in str(caught.value)
 
 
-def test_the_long_history_always_comes_from_the_codebook() -> None:
+def test_recent_and_long_histories_are_read_from_the_tables_they_are_told() -> None:
     decoded = item_vectors(seed=5)
-    assert recent_and_long(ITEMS, decoded, False) == (ITEMS, decoded)
-    assert recent_and_long(ITEMS, decoded, True) == (decoded, decoded)
+    sizes = RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch")
+    assert recent_and_long(ITEMS, decoded, sizes) == (ITEMS, decoded)
+    assert recent_and_long(ITEMS, decoded, replace(sizes, recent_from_codebook=True)) == (decoded, decoded)
+    assert recent_and_long(ITEMS, decoded, replace(sizes, long_from="raw")) == (ITEMS, ITEMS)
 
 
 def asked() -> tuple[EventTable, torch.Tensor, torch.Tensor]:
@@ -224,7 +227,7 @@ def test_the_strongest_interest_has_most_mass_on_what_may_be_recommended() -> No
     encoder = small_encoder(num_interests=3)
     out = int(torch.nonzero(~RECOMMENDABLE)[0])
     vectors = torch.stack([ITEMS[out], ITEMS[0], -ITEMS[out]])[None]
-    encoder.forward = lambda items, gaps, mask: vectors.expand(len(items), -1, -1)
+    encoder.forward = lambda items, events: vectors.expand(len(items), -1, -1)
     ranker = LightweightEncoderRanker(encoder, ITEMS, RECOMMENDABLE)
     joint_KN = encoder.interest_scores(vectors, ITEMS)[0]
     mass_K = joint_KN[:, RECOMMENDABLE].logsumexp(1)

@@ -102,7 +102,8 @@ def _transitions() -> LinearTransitions:
 
 def _merge() -> Merge:
     merge = Merge(MergeConfig(("llm_recommender", "lightweight_encoder", "linear_transitions")))
-    merge.weights_M.copy_(torch.tensor([0.5, 0.5, 2.0]))
+    merge.timed_M.copy_(torch.tensor([0.5, 0.5, 2.0]))
+    merge.timeless_M.copy_(torch.tensor([0.6, 0.4, 3.0]))
     return merge
 
 

@@ -67,8 +67,10 @@ def recommender_parameters(**changes: Any) -> LLMRecommenderParameters:
     """Parameters of a small LLM recommender."""
     values = {
         "seed": 0, "backbone": "scratch", "tuning": "full", "lora_rank": 2, "hidden": 16, "layers": 1, "heads": 2,
-        "dropout": 0.1, "num_interests": 2, "recent_length": 6, "long_length": 20, "recent_from_codebook": False,
-        "train_encoder": True, "target_window": 4, "next_item_weight": 1.0, "merge_weight": 0.5,
+        "kv_heads": None, "head_dim": None, "intermediate": None, "negatives": "full", "num_negatives": 64,
+        "negative_exponent": 0.75, "dropout": 0.1, "num_interests": 2, "recent_length": 6, "long_length": 20,
+        "recent_from_codebook": False, "train_encoder": True, "target_window": 4, "next_item_weight": 1.0,
+        "merge_weight": 0.5,
         "duplicate_cosine": 0.98, "gradient_checkpointing": False, "compile": False,
         "transitions": {"decays": (), "ridge": 1.0, "kept": 8, "max_items": 100}, "training": training(),
     }  # fmt: skip
@@ -80,7 +82,8 @@ def encoder_parameters(**changes: Any) -> LightweightEncoderParameters:
     values = {
         "seed": 0, "text_encoder": "packaged", "max_tokens": 8, "text_training": "frozen", "text_lora_rank": 2,
         "text_items_per_step": 8, "text_learning_rate": 0.001, "dim": 8, "num_interests": 2, "hidden": 12,
-        "pooling": "decay", "kernel": 3, "dropout": 0.1, "residual_dropout": 0.2, "untrained_lift": 0.2, "train_length": 8, "long_length": 20, "target_window": 3,
-        "matching_weight": 0.5, "duplicate_cosine": 0.98, "training": training(),
+        "pooling": "decay", "kernel": 3, "dropout": 0.1, "residual_dropout": 0.2, "untrained_lift": 0.2,
+        "train_length": 8, "long_length": 20, "target_window": 3, "matching_weight": 0.5, "duplicate_cosine": 0.98,
+        "training": training(),
     }  # fmt: skip
     return LightweightEncoderParameters(**{**values, **changes})

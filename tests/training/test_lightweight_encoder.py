@@ -41,12 +41,12 @@ class Observed:
         self.calls: dict[str, tuple[Any, ...]] = {}
         after, tower = made.encoder.after, made.tower.forward
 
-        def labelled(items: Any, gaps: Any, mask: Any, columns: torch.Tensor) -> torch.Tensor:
-            self.calls["after"] = (items, gaps, mask, columns)
+        def labelled(items: Any, events: Any, columns: torch.Tensor) -> torch.Tensor:
+            self.calls["after"] = (items, events, columns)
             label = torch.zeros(*columns.shape, made.parameters.num_interests, DIM)
             label[..., 0] = torch.arange(len(columns))[:, None, None]
             label[..., 1] = columns[..., None]
-            return label + 0 * after(items, gaps, mask, columns)
+            return label + 0 * after(items, events, columns)
 
         def kept(text: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
             self.calls["tower"] = (keep,)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from prismrec.models.events import EventTable
+from prismrec.models.events import UNKNOWN_GAP, EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.training import merging
 from prismrec.training.merging import fit_merge
@@ -42,7 +42,7 @@ WALKS = Walks(random_lengths(users=120))
 
 @given(st.integers(0, 20))
 def test_newton_finds_the_maximum_of_the_likelihood(seed: int) -> None:
-    cases = merging._cases({"right": right(), "noise": noise(seed)}, WALKS.data())
+    cases = merging._cases({"right": right(), "noise": noise(seed)}, WALKS.data(), WALKS.data().events)
 
     def loss(weights: np.ndarray) -> float:
         return -merging._likelihood(torch.from_numpy(weights), cases).value
@@ -53,7 +53,7 @@ def test_newton_finds_the_maximum_of_the_likelihood(seed: int) -> None:
 
 
 def test_gradient_and_curvature_are_those_of_the_value() -> None:
-    cases = merging._cases({"right": right(), "noise": noise(1)}, WALKS.data())
+    cases = merging._cases({"right": right(), "noise": noise(1)}, WALKS.data(), WALKS.data().events)
     at, step = torch.tensor([0.7, 0.2], dtype=torch.float64), 1e-3
     here = merging._likelihood(at, cases)
     for m in range(2):
@@ -78,6 +78,22 @@ def test_a_member_that_speaks_against_the_truth_gets_no_weight() -> None:
     weights = merge.merge.weights()
     assert weights["right"] > 0
     assert min(weights.values()) >= 0
+
+
+def test_weights_without_times_are_fitted_on_their_own() -> None:
+    """A member that knows the truth from times alone counts where there are times."""
+    table = right(4.0)
+
+    class Clock(Ranker):
+        name = "clock"
+
+        def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+            known_B = events.cut(users_B, ends_B - 1, ends_B).until_BL != UNKNOWN_GAP
+            return table.scores(events, users_B, ends_B) * known_B
+
+    weights = fit_merge({"noise": noise(5), "clock": Clock()}, WALKS.data()).merge.weights()
+    assert weights["clock"] > weights["noise"]
+    assert weights["noise_time_free"] != weights["noise"]
 
 
 def test_a_constant_member_changes_nothing() -> None:

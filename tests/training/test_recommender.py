@@ -134,15 +134,54 @@ def test_positions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls["catalogue_cross_entropy"][0]) == 10
 
 
-@pytest.mark.parametrize(("next_weight", "merge_weight"), [(0.0, 0.0), (2.0, 0.25)])
-def test_the_total_is_the_weighted_sum(next_weight: float, merge_weight: float) -> None:
-    """Weights of 0 leave the paper's loss alone."""
-    made = task(Walks(random_lengths()), next_item_weight=next_weight, merge_weight=merge_weight)
+@pytest.mark.parametrize(
+    ("matching", "next_weight", "merge_weight"), [(1.0, 0.0, 0.0), (1.0, 2.0, 0.25), (0.0, 1.0, 0.5)]
+)
+def test_the_total_is_the_weighted_sum(matching: float, next_weight: float, merge_weight: float) -> None:
+    """1, 0 and 0 leave the paper's loss alone."""
+    weights = {"matching_weight": matching, "next_item_weight": next_weight, "merge_weight": merge_weight}
+    made = task(Walks(random_lengths()), **weights)
     loss = made.loss(made.epoch(np.random.default_rng(0))[0])
     assert set(loss.parts) == {"matching", "next_item", "merge"}
     assert all(torch.isfinite(part) and part > 0 for part in loss.parts.values())
     weighted = next_weight * loss.parts["next_item"] + merge_weight * loss.parts["merge"]
-    torch.testing.assert_close(loss.total, loss.parts["matching"] + weighted)
+    torch.testing.assert_close(loss.total, matching * loss.parts["matching"] + weighted)
+
+
+@pytest.mark.parametrize("kind", ["sampled", "in_batch"])
+def test_negatives_estimate_the_full_losses(kind: str) -> None:
+    """Walks: all items alike. In the batch a user's own targets are masked, which only lowers the loss."""
+    world = Walks(random_lengths(120))
+    full = task(world)
+    batch = full.epoch(np.random.default_rng(0))[0]
+    made = task(world, negatives=kind, num_negatives=100_000, negative_exponent=0.0)
+    made.module.eval(), full.module.eval()
+    expected, found = full.loss(batch), made.loss(batch)
+    for name, part in expected.parts.items():
+        if kind == "sampled":
+            torch.testing.assert_close(found.parts[name], part, atol=0.01, rtol=0)
+        else:
+            assert 0 < found.parts[name] < part * 1.1
+
+
+def test_in_the_batch_negatives_are_the_targets_of_all_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Walks(random_lengths(60, longest=28))
+    made = task(world, negatives="in_batch")
+    calls: dict[str, tuple[Any, ...]] = {}
+    spy(monkeypatch, "dmil_loss", calls)
+    batch = made.epoch(np.random.default_rng(0))[0]
+    made.loss(batch)
+    negatives = calls["dmil_loss"][-1]
+    own = [set() for _ in batch.users_B]
+    for row, (user, cut, ahead) in enumerate(zip(*(part.tolist() for part in batch), strict=True)):
+        own[row] = set(world.of(user)[max(cut - 6, 0) + 1 : cut + ahead].tolist())
+    assert set(negatives.items_M.tolist()) == set.union(*own)
+    for row, mine in enumerate(own):
+        assert set(negatives.items_M[negatives.own_BM[row]].tolist()) == mine
+    counts = np.bincount(
+        np.concatenate([world.of(u)[: world.train_ends[u]] for u in range(len(world.lengths))]), minlength=NUM_ITEMS
+    )
+    torch.testing.assert_close(made.share_N, torch.from_numpy(counts / counts.sum()).float())
 
 
 def test_item_vectors_are_frozen_and_everything_else_learns() -> None:

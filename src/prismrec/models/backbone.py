@@ -30,17 +30,26 @@ Decoder = Any  # a transformers model; its attributes are not typed
 LORA_TARGETS = {"bert": ["query", "key", "value", "dense"]}  # others: every linear layer
 
 
-def scratch_config(hidden: int, layers: int, heads: int, dropout: float, max_length: int) -> dict[str, Any]:
-    """Hugging Face config of a small Qwen3 decoder."""
+def scratch_config(
+    hidden: int,
+    layers: int,
+    heads: int,
+    dropout: float,
+    max_length: int,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    intermediate: int | None = None,
+) -> dict[str, Any]:
+    """Hugging Face config of a Qwen3 decoder; what is None follows from hidden and heads."""
     return {
         "model_type": "qwen3",
         "vocab_size": 1,
         "hidden_size": hidden,
-        "intermediate_size": 3 * hidden,
+        "intermediate_size": intermediate or 3 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "head_dim": hidden // heads,
+        "num_key_value_heads": kv_heads or heads,
+        "head_dim": head_dim or hidden // heads,
         "attention_dropout": dropout,
         "max_position_embeddings": max_length,
         "use_cache": False,

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prismrec.models.item_table import START_NOISE
 from prismrec.models.module import SavedModule
 
 RIDGE = 3.0  # in units of items: a direction of the text is trusted once a few items support it
@@ -91,6 +92,13 @@ class ItemTower(SavedModule):
             self.projection.weight.copy_(weight_ED.T)
             self.projection.bias.copy_(mean_D - mean_E @ weight_ED)
             self.residual_ND.copy_(torch.where(trained[:, None], target - predicted_ND, 0.0))
+
+    @torch.no_grad()
+    def start_from_noise(self, text_NE: Tensor, trained_N: np.ndarray) -> None:
+        """Set residuals of trained items to small noise, as an ablation: nothing is known of transitions."""
+        self.find_neighbours(text_NE, torch.as_tensor(trained_N))
+        noise_ND = torch.randn_like(self.residual_ND) * START_NOISE
+        self.residual_ND.copy_(noise_ND * torch.as_tensor(trained_N)[:, None])
 
     @torch.no_grad()
     def find_neighbours(self, text_NE: Tensor, trained_N: Tensor) -> None:

@@ -52,7 +52,7 @@ def _load_recommender(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -
     codes = load_file(folder / "item_codes.safetensors")
     decoded = load_model(folder / "codebook").decode(Codes.from_arrays(codes))
     recommender = load_model(folder / "recommender")
-    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook)
+    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config)
     return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
 
 

@@ -4,7 +4,8 @@
 
 a log-linear pool: what one member rules out, the others cannot outvote, which ranks better than averaging
 probabilities. The recommender sees the recent window in depth, the lightweight encoder the whole history in breadth,
-the transitions what follows what. The few weights are fitted on validation events (`training/merging.py`).
+the transitions what follows what. The few weights are fitted on validation events (`training/merging.py`), once for
+requests whose time is known and once for those without: times make the first two surer.
 
 The pool keeps its interests. Each of the K refined and coarse ones gets its share of an item's score,
 
@@ -25,10 +26,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prismrec.models.events import EventTable
+from prismrec.models.events import UNKNOWN_GAP, EventTable
 from prismrec.models.linear_transitions import LINEAR_TRANSITIONS, LinearTransitions, age_weights
 from prismrec.models.module import SavedModule
 from prismrec.models.rankers import HYMIREC, InterestRanker, Ranker
+
+SMALLEST_SHARE = 1e-6  # of the weight of a member that the merge leaves out: its interests own next to nothing
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,21 @@ class Merge(SavedModule):
     kind: ClassVar[str] = "merge"
     config_class: ClassVar[type] = MergeConfig
     config: MergeConfig
-    weights_M: Tensor
+    timed_M: Tensor
+    timeless_M: Tensor
 
     def __init__(self, config: MergeConfig) -> None:
         super().__init__(MergeConfig(tuple(config.members)))
-        self.register_buffer("weights_M", torch.zeros(len(config.members), dtype=torch.float64))
+        for name in ("timed_M", "timeless_M"):
+            self.register_buffer(name, torch.zeros(len(config.members), dtype=torch.float64))
 
     def weights(self) -> dict[str, float]:
-        """Weight of each member by its name."""
-        return dict(zip(self.config.members, self.weights_M.tolist(), strict=True))
+        """Weight of each member by its name, and by its name with `_time_free` where times are unknown."""
+        members = self.config.members
+        timed = dict(zip(members, self.timed_M.tolist(), strict=True))
+        return timed | {
+            f"{name}_time_free": weight for name, weight in zip(members, self.timeless_M.tolist(), strict=True)
+        }
 
 
 class LinearTransitionsRanker(Ranker):
@@ -89,10 +98,15 @@ class MergedRanker(InterestRanker):
 
     def __init__(self, members: Mapping[str, Ranker], merge: Merge, recommendable_N: Tensor) -> None:
         assert tuple(members) == merge.config.members
-        self.members, self.weights = dict(members), merge.weights()
-        self.recommendable_N = recommendable_N
+        self.members, self.merge, self.recommendable_N = dict(members), merge, recommendable_N
         self.tellers = [member for member in self.members.values() if isinstance(member, InterestRanker)]
         self.num_interests = sum(teller.num_interests for teller in self.tellers)
+
+    def _weights(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> dict[str, Tensor]:
+        """Each member's weight for each user [B, 1], by whether the time of the request is known."""
+        known_B = events.cut(users_B, ends_B - 1, ends_B).until_BL[:, 0] != UNKNOWN_GAP
+        weight_MB = torch.where(known_B, self.merge.timed_M[:, None], self.merge.timeless_M[:, None]).float()
+        return {name: weight_B[:, None] for name, weight_B in zip(self.members, weight_MB, strict=True)}
 
     @property
     def held(self) -> int:
@@ -101,22 +115,23 @@ class MergedRanker(InterestRanker):
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Weighted sum of the members' scores."""
-        parts = (
-            weight * member_scores(self.members[name], events, users_B, ends_B)
-            for name, weight in self.weights.items()
-            if weight > 0
-        )
-        return torch.stack(list(parts)).sum(0)
+        weights = self._weights(events, users_B, ends_B)
+        parts = [
+            weights[name] * member_scores(member, events, users_B, ends_B)
+            for name, member in self.members.items()
+            if weights[name].any()
+        ]
+        return torch.stack(parts).sum(0)
 
     def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """The pool's scores, shared out among the interests of all members: [B, K, N]."""
-        total_BN = self.scores(events, users_B, ends_B)
-        total_weight = sum(self.weights[teller.name] for teller in self.tellers)
-        shares = []
-        for teller in self.tellers:
-            share = torch.tensor(self.weights[teller.name] / total_weight).clamp_min(1e-6).log()
-            shares.append(teller.joint(events, users_B, ends_B).float().log_softmax(1) + share)
-        return total_BN[:, None] + torch.cat(shares, dim=1).log_softmax(1)
+        weights = self._weights(events, users_B, ends_B)
+        shares = [
+            teller.joint(events, users_B, ends_B).float().log_softmax(1)
+            + weights[teller.name].clamp_min(SMALLEST_SHARE).log()[..., None]
+            for teller in self.tellers
+        ]
+        return self.scores(events, users_B, ends_B)[:, None] + torch.cat(shares, dim=1).log_softmax(1)
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K, D] unit vectors of all members' interests."""

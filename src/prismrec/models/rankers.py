@@ -28,7 +28,7 @@ from prismrec.errors import UserError
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.lightweight_encoder import LightweightEncoder
 from prismrec.models.posterior import Posterior
-from prismrec.models.recommender import Recommender, Refined
+from prismrec.models.recommender import Recommender, RecommenderConfig, Refined
 from prismrec.models.retrieval_head import CellTable, RetrievalHead
 
 POPULARITY = "popularity"
@@ -339,6 +339,7 @@ def _cell_centres(items_ND: Tensor, table: CellTable) -> Tensor:
     return F.normalize(sums_GD, dim=1).float()
 
 
-def recent_and_long(items_ND: Tensor, decoded_ND: Tensor, recent_from_codebook: bool) -> tuple[Tensor, Tensor]:
-    """The tables recent and long events are read from: the long history always comes from the codebook."""
-    return (decoded_ND if recent_from_codebook else items_ND), decoded_ND
+def recent_and_long(items_ND: Tensor, decoded_ND: Tensor, config: RecommenderConfig) -> tuple[Tensor, Tensor]:
+    """The tables that recent and long events are read from: item vectors, or these decoded from the codebook."""
+    recent_ND = decoded_ND if config.recent_from_codebook else items_ND
+    return recent_ND, decoded_ND if config.long_from == "codebook" else items_ND

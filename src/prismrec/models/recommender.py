@@ -48,6 +48,7 @@ class RecommenderConfig:
     recent_from_codebook: bool
     dropout: float
     backbone_name: str
+    long_from: str = "codebook"  # or "raw": the item vectors themselves
 
 
 class Refined(NamedTuple):

@@ -24,6 +24,9 @@ class LightweightEncoderParameters(StageParameters):
     )
     text_learning_rate: float = Field(gt=0, lt=1, description="Peak learning rate of the text encoder.")
     dim: int = Field(ge=4, le=1024, description="Item dimension D.")
+    spectral_start: bool = Field(
+        default=True, description="Start item vectors from the spectrum of the transition matrix, not from noise."
+    )
     num_interests: int = Field(ge=1, le=8, description="Coarse interests K_c.")
     hidden: int = Field(ge=4, description="Width of the encoder's feed-forward layers.")
     pooling: Literal["decay", "comirec"] = Field(

@@ -38,6 +38,11 @@ class LLMRecommenderParameters(StageParameters):
     hidden: int = Field(ge=8, description="Hidden size (scratch only).")
     layers: int = Field(ge=1, description="Decoder layers (scratch only).")
     heads: int = Field(ge=1, description="Attention heads (scratch only).")
+    kv_heads: int | None = Field(
+        ge=1, description="Key and value heads, a divisor of heads; null: heads (scratch only)."
+    )
+    head_dim: int | None = Field(ge=2, description="Width of a head; null: hidden / heads (scratch only).")
+    intermediate: int | None = Field(ge=8, description="Feed-forward width; null: 3 x hidden (scratch only).")
     dropout: float = Field(ge=0, lt=1, description="Dropout at the input, in the head and (scratch) in attention.")
     num_interests: int = Field(ge=1, le=8, description="Interest queries K, hence refined interests.")
     recent_length: int = Field(ge=2, le=2048, description="Recent items the decoder reads, at most.")
@@ -49,12 +54,24 @@ class LLMRecommenderParameters(StageParameters):
     recent_from_codebook: bool = Field(
         description="Read recent items decoded from the codebook too, not only long ones."
     )
+    long_from: Literal["codebook", "raw"] = Field(
+        default="codebook", description="Read the long history decoded from the codebook, or from the item vectors."
+    )
     train_encoder: bool = Field(description="Go on training the recommender's copy of the lightweight encoder.")
     target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
+    matching_weight: float = Field(default=1.0, ge=0, description="Weight of the matching loss (1: as the paper).")
     next_item_weight: float = Field(
         ge=0, description="Weight of the next-item loss on recent positions (0: as the paper)."
     )
     merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
+    negatives: Literal["full", "sampled", "in_batch"] = Field(
+        description="What the losses compare a target with: the whole catalogue, items drawn for each step, or the "
+        "step's other targets; the latter two with logQ correction."
+    )
+    num_negatives: int = Field(ge=1, description="Items drawn for a step, with replacement (negatives: sampled).")
+    negative_exponent: float = Field(
+        ge=0, le=1, description="They are drawn by popularity to this power; 0: uniformly (negatives: sampled)."
+    )
     duplicate_cosine: float = Field(gt=0, le=1, description="Items at least this similar to a target are no negatives.")
     gradient_checkpointing: bool = Field(
         description="Compute the backbone's activations anew in the backward pass: less memory, a third more work."
@@ -67,6 +84,10 @@ class LLMRecommenderParameters(StageParameters):
     def _coherent(self) -> "LLMRecommenderParameters":
         if self.backbone == "scratch" and self.tuning == "lora":
             raise ValueError("tuning: lora needs a pretrained backbone; scratch has random weights (use tuning: full)")
-        if self.hidden % (2 * self.heads):
+        if self.head_dim is None and self.hidden % (2 * self.heads):
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice heads ({self.heads})")
+        if self.head_dim is not None and self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         return self

@@ -1,4 +1,4 @@
-"""Softmax losses over the whole catalogue, fused: no logit outlives the block of rows it belongs to.
+"""Softmax losses over the whole catalogue or over negatives, fused: no logit outlives the block of rows it belongs to.
 
 The merge of K interests is a softmax over items of log Σ_k exp(logit_k), so that its negative log-likelihood is
 
@@ -7,9 +7,10 @@ The merge of K interests is a softmax over items of log Σ_k exp(logit_k), so th
 Notable: for a block of rows the logits, the loss and its gradient are computed at once, and only the gradients of the
 inputs are kept; backward scales them. Memory is one block, whatever rows × interests × items; and the tensors are read
 far fewer times than by autograd's own chain. Products run in the autocast precision, exponentials in fp32. What a step
-costs is still rows × items, so callers bound the rows (`sample_rows`).
+costs is still rows × items, so callers bound the rows (`sample_rows`), or the items (`negatives.py`): then the target's
+logit is one more column beside the negatives', whose logits carry the logQ correction.
 
-Shapes: P rows (predictions), K interests a row, D item dimension, N items.
+Shapes: P rows (predictions), K interests a row, D item dimension, N items, M negatives.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from prismrec.training.negatives import Negatives, sampled_negatives
 
 BLOCK_LOGITS = 2**21  # logits held at once: what stays in the cache
 
@@ -43,6 +46,68 @@ def sample_columns(mask_BL: Tensor, limit: int, generator: torch.Generator) -> t
     return columns_BQ, mask_BL.gather(1, columns_BQ)
 
 
+class _Catalogue:
+    """The columns of a block's logits: every item, the target among them."""
+
+    def __init__(self, items_ND: Tensor, duplicate_cosine: float | None) -> None:
+        self.items_ND, self.duplicate_cosine = items_ND, duplicate_cosine
+        self.width = len(items_ND)
+
+    def logits(self, vectors_PKD: Tensor, gate_PK: Tensor, rows: slice, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [P, K, N] without near-duplicates of the target, and each row's target column [P]."""
+        logits_PKN = (vectors_PKD.flatten(0, 1) @ self.items_ND.T).float().view(*vectors_PKD.shape[:2], self.width)
+        logits_PKN += gate_PK[..., None]
+        if self.duplicate_cosine is not None:
+            same_PN = _duplicates(targets_P, self.items_ND, self.items_ND, self.duplicate_cosine)
+            logits_PKN.masked_fill_(same_PN.scatter_(1, targets_P[:, None], False)[:, None], -torch.inf)
+        return logits_PKN, targets_P
+
+    def by_vector(self, gradient_PKN: Tensor, targets_P: Tensor) -> Tensor:
+        """Gradient of the vectors, given that of the logits: [P, K, D]."""
+        return (gradient_PKN.flatten(0, 1) @ self.items_ND).view(*gradient_PKN.shape[:2], self.items_ND.shape[1])
+
+    def add_by_item(self, total_ND: Tensor, gradient_PKN: Tensor, vectors_PKD: Tensor, targets_P: Tensor) -> None:
+        """Add the block's gradient of the items to the total."""
+        total_ND += gradient_PKN.flatten(0, 1).T @ vectors_PKD.flatten(0, 1)
+
+
+class _Sample:
+    """The columns of a block's logits: the negatives, and the target last."""
+
+    def __init__(self, items_ND: Tensor, duplicate_cosine: float | None, negatives: Negatives) -> None:
+        self.items_ND, self.duplicate_cosine, self.negatives = items_ND, duplicate_cosine, negatives
+        self.negative_MD = items_ND[negatives.items_M]
+        self.width = len(self.negative_MD) + 1
+
+    def logits(self, vectors_PKD: Tensor, gate_PK: Tensor, rows: slice, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [P, K, M + 1] without false negatives, and each row's target column [P]."""
+        logits_PKM = (
+            (vectors_PKD.flatten(0, 1) @ self.negative_MD.T).float().view(*vectors_PKD.shape[:2], self.width - 1)
+        )
+        logits_PKM += self.negatives.log_weight_M
+        masked_PM = self.negatives.masked(rows, targets_P)
+        if self.duplicate_cosine is not None:
+            masked_PM |= _duplicates(targets_P, self.items_ND, self.negative_MD, self.duplicate_cosine)
+        logits_PKM.masked_fill_(masked_PM[:, None], -torch.inf)
+        target_PK1 = (vectors_PKD * self.items_ND[targets_P][:, None]).sum(-1, keepdim=True).float()
+        logits = torch.cat([logits_PKM, target_PK1], dim=2).add_(gate_PK[..., None])
+        return logits, torch.full_like(targets_P, self.width - 1)
+
+    def by_vector(self, gradient: Tensor, targets_P: Tensor) -> Tensor:
+        """Gradient of the vectors, given that of the logits: [P, K, D]."""
+        negative = (gradient[..., :-1].flatten(0, 1) @ self.negative_MD).view(
+            *gradient.shape[:2], self.items_ND.shape[1]
+        )
+        return negative + gradient[..., -1:] * self.items_ND[targets_P][:, None]
+
+    def add_by_item(self, total_ND: Tensor, gradient: Tensor, vectors_PKD: Tensor, targets_P: Tensor) -> None:
+        """Add the block's gradient of the items to the total."""
+        negative_MD = gradient[..., :-1].flatten(0, 1).T @ vectors_PKD.flatten(0, 1)
+        total_ND.index_add_(0, self.negatives.items_M, negative_MD.float())
+        target_PD = (gradient[..., -1:] * vectors_PKD).sum(1)
+        total_ND.index_add_(0, targets_P, target_PD.float())
+
+
 class _MergedCrossEntropy(torch.autograd.Function):
     """Mean of log Σ_{k,n} exp(logit) − log Σ_k exp(logit at the target), with its gradients; 0 without rows."""
 
@@ -54,30 +119,34 @@ class _MergedCrossEntropy(torch.autograd.Function):
         gate_PK: Tensor,
         targets_P: Tensor,
         duplicate_cosine: float | None,
+        negatives: Negatives | None,
     ) -> Tensor:
-        rows, interests, dim = vectors_PKD.shape
-        block = max(1, BLOCK_LOGITS // (interests * len(items_ND)))
+        count, interests, _ = vectors_PKD.shape
+        columns = (
+            _Catalogue(items_ND, duplicate_cosine)
+            if negatives is None
+            else _Sample(items_ND, duplicate_cosine, negatives)
+        )
+        block = max(1, BLOCK_LOGITS // (interests * columns.width))
         losses, by_vector, by_gate = [], [], []
         by_item = torch.zeros_like(items_ND, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for start in range(0, max(rows, 1), block):
-            vectors, target = vectors_PKD[start : start + block], targets_P[start : start + block]
-            logits = (vectors.reshape(-1, dim) @ items_ND.T).float().view(len(target), interests, len(items_ND))
-            logits += gate_PK[start : start + block, :, None]
-            if duplicate_cosine is not None:
-                logits.masked_fill_(_duplicates(target, items_ND, duplicate_cosine)[:, None], -torch.inf)
-            at_target = logits.gather(2, target[:, None, None].expand(-1, interests, 1))
+        for start in range(0, max(count, 1), block):
+            rows = slice(start, start + block)
+            vectors, target = vectors_PKD[rows], targets_P[rows]
+            logits, column_P = columns.logits(vectors, gate_PK[rows], rows, target)
+            column_PK1 = column_P[:, None, None].expand(-1, interests, 1)
+            at_target = logits.gather(2, column_PK1)
             total = logits.flatten(1).logsumexp(1)
             losses.append(total - at_target[..., 0].logsumexp(1))
             gradient = logits.sub_(total[:, None, None]).exp_()
-            gradient.scatter_add_(2, target[:, None, None].expand(-1, interests, 1), -at_target.softmax(1))
-            flat = gradient.flatten(0, 1)
-            by_vector.append((flat @ items_ND).view_as(vectors))
+            gradient.scatter_add_(2, column_PK1, -at_target.softmax(1))
+            by_vector.append(columns.by_vector(gradient, target))
             by_gate.append(gradient.sum(2))
             if by_item is not None:
-                by_item += flat.T @ vectors.reshape(-1, dim)
+                columns.add_by_item(by_item, gradient, vectors, target)
         ctx.save_for_backward(torch.cat(by_vector), by_item, torch.cat(by_gate))
         ctx.dtypes = vectors_PKD.dtype, items_ND.dtype, gate_PK.dtype
-        return torch.cat(losses).sum() / max(rows, 1)
+        return torch.cat(losses).sum() / max(count, 1)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -87,14 +156,13 @@ class _MergedCrossEntropy(torch.autograd.Function):
             None if gradient is None else (gradient.float() * share).to(dtype)
             for gradient, dtype in zip((by_vector, by_item, by_gate), ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
-def _duplicates(targets_P: Tensor, items_ND: Tensor, cosine: float) -> Tensor:
-    """[P, N] items at least this similar to the target, itself excepted."""
+def _duplicates(targets_P: Tensor, items_ND: Tensor, others_MD: Tensor, cosine: float) -> Tensor:
+    """[P, M] others at least this similar to the target, itself too."""
     with torch.autocast(items_ND.device.type, enabled=False):  # bf16 does not resolve cosines near 1
-        duplicate_PN = (items_ND[targets_P] @ items_ND.T) >= cosine
-    return duplicate_PN.scatter_(1, targets_P[:, None], False)
+        return (items_ND[targets_P] @ others_MD.T) >= cosine
 
 
 def catalogue_cross_entropy(
@@ -103,22 +171,29 @@ def catalogue_cross_entropy(
     items_ND: Tensor,
     scale: Tensor,
     duplicate_cosine: float | None = None,
+    negatives: Negatives | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood of the targets under softmax(scale · vector · item).
 
     Args:
         vectors_PD: unit vectors; at least one.
         duplicate_cosine: where given, items at least this similar to the target, itself excepted, are no negatives.
+        negatives: what the targets are compared with; the whole catalogue where None.
     """
     no_gate = vectors_PD.new_zeros(len(vectors_PD), 1, dtype=torch.float32)
     loss: Tensor = _MergedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        (vectors_PD * scale)[:, None], items_ND, no_gate, targets_P, duplicate_cosine
+        (vectors_PD * scale)[:, None], items_ND, no_gate, targets_P, duplicate_cosine, negatives
     )
     return loss
 
 
 def merged_cross_entropy(
-    interests_PKD: Tensor, targets_P: Tensor, items_ND: Tensor, scale: Tensor, gate_PK: Tensor | None = None
+    interests_PKD: Tensor,
+    targets_P: Tensor,
+    items_ND: Tensor,
+    scale: Tensor,
+    gate_PK: Tensor | None = None,
+    negatives: Negatives | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood of the targets under the merge of K interests.
 
@@ -128,10 +203,13 @@ def merged_cross_entropy(
     Args:
         interests_PKD: unit vectors; at least one row.
         gate_PK: log weight of every interest; all equal where None.
+        negatives: what the targets are compared with; the whole catalogue where None.
     """
     if gate_PK is None:
         gate_PK = interests_PKD.new_zeros(interests_PKD.shape[:2], dtype=torch.float32)
-    loss: Tensor = _MergedCrossEntropy.apply(interests_PKD * scale, items_ND, gate_PK, targets_P, None)  # type: ignore[no-untyped-call]
+    loss: Tensor = _MergedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        interests_PKD * scale, items_ND, gate_PK, targets_P, None, negatives
+    )
     return loss
 
 
@@ -144,21 +222,11 @@ def sampled_cross_entropy(
     negatives: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean negative log-likelihood of the targets among sampled negatives, with the logQ correction.
-
-    The negatives are drawn with replacement, once for all rows; the logit of each is lowered by the log of how often
-    it is expected in the sample, which makes the sampled softmax an estimate of the full one. A negative that is a
-    row's own target does not count in that row.
+    """Mean negative log-likelihood of the targets among negatives sampled for all rows, with the logQ correction.
 
     Args:
         draw_N: weight of each item in the draw.
-        negatives: how many are drawn.
+        negatives: how many are drawn, with replacement.
     """
-    share_N = (draw_N / draw_N.sum()).float().cpu()  # where the generator is
-    drawn_M = torch.multinomial(share_N, negatives, replacement=True, generator=generator).to(items_ND.device)
-    share_N = share_N.to(items_ND.device)
-    scaled_PD = vectors_PD * scale
-    logits_PM = (scaled_PD @ items_ND[drawn_M].T).float() - (share_N[drawn_M] * negatives).log()
-    logits_PM = logits_PM.masked_fill(drawn_M == targets_P[:, None], -torch.inf)
-    positive_P1 = (scaled_PD * items_ND[targets_P]).sum(1, keepdim=True).float()
-    return (torch.cat([positive_P1, logits_PM], dim=1).logsumexp(1) - positive_P1[:, 0]).mean()
+    drawn = sampled_negatives((draw_N / draw_N.sum()).float(), negatives, generator)
+    return catalogue_cross_entropy(vectors_PD, targets_P, items_ND, scale, negatives=drawn)

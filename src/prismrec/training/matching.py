@@ -2,8 +2,8 @@
 
 1. The W events after the cut are a user's targets. A cosine k-means splits them into at most K groups.
 2. The groups are matched one to one with the K interest vectors, at the largest sum of cosines.
-3. Each target pulls the interest of its group, by a softmax over the catalogue in which near-duplicates of the
-   target do not count as negatives.
+3. Each target pulls the interest of its group, by a softmax over the catalogue (or over a sample) in which
+   near-duplicates of the target do not count as negatives.
 
 Notable: everything is batched on the device. K is small, so the best matching is found among all K! permutations
 at once. An empty group takes no part; an interest without a group gets no gradient from that user. The k-means
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prismrec.training.losses import catalogue_cross_entropy
+from prismrec.training.negatives import Negatives
 
 ITERATIONS = 5
 MAX_INTERESTS = 8  # 8! permutations still fit; more would need an auction
@@ -91,6 +92,7 @@ def dmil_loss(
     scale: Tensor,
     duplicate_cosine: float,
     lottery_BW: Tensor,
+    negatives: Negatives | None = None,
 ) -> Tensor:
     """Mean over targets of the negative log-likelihood under the matched interest.
 
@@ -102,10 +104,13 @@ def dmil_loss(
         scale: inverse temperature.
         duplicate_cosine: items at least this similar to the target are no negatives.
         lottery_BW: draws where the groups start; see `cosine_groups`.
+        negatives: what the targets are compared with; the whole catalogue where None.
     """
     targets_BWD = items_ND.detach()[targets_BW]
     interest_BW = assign_interests(interests_BKD.detach(), targets_BWD, mask_BW, lottery_BW)
     matched_BWD = interests_BKD.gather(1, interest_BW[..., None].expand(-1, -1, interests_BKD.shape[2]))
+    if negatives is not None:
+        negatives = negatives.of(mask_BW.nonzero()[:, 0])
     return catalogue_cross_entropy(
-        matched_BWD[mask_BW], targets_BW[mask_BW], items_ND, scale, duplicate_cosine=duplicate_cosine
+        matched_BWD[mask_BW], targets_BW[mask_BW], items_ND, scale, duplicate_cosine, negatives
     )

@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prismrec.metrics.ranking import rank_targets, ranking_metrics
+from prismrec.models.events import EventTable
 from prismrec.models.merge import Merge, MergeConfig, member_scores
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval.topk import exclude
@@ -47,26 +49,32 @@ class Fitted(NamedTuple):
 
 
 def fit_merge(members: Mapping[str, Ranker], data: TrainingData) -> Fitted:
-    """Weights of the members that rank the validation events best."""
-    cases = _cases(members, data)
-    start_M = _most_likely(cases)
-    weights_M = _climb(start_M, cases)
+    """Weights of the members that rank the validation events best, with their times and without."""
     merge = Merge(MergeConfig(tuple(members)))
-    merge.weights_M.copy_(weights_M)
+    figures: dict[str, float] = {}
+    timeless = data.events.without_times(np.ones(len(data.events), dtype=bool))
+    for weights_M, events, suffix in ((merge.timed_M, data.events, ""), (merge.timeless_M, timeless, "_time_free")):
+        cases = _cases(members, data, events)
+        likely_M = _most_likely(cases)
+        weights_M.copy_(_climb(likely_M, cases))
+        figures |= {f"{name}{suffix}": value for name, value in _figures(members, weights_M, likely_M, cases).items()}
+    return Fitted(merge.eval(), figures | {f"weight_{name}": weight for name, weight in merge.weights().items()})
+
+
+def _figures(members: Mapping[str, Ranker], weights_M: Tensor, likely_M: Tensor, cases: Cases) -> dict[str, float]:
+    """What the weights bring, each member alone, and what is lost without it."""
     alone = torch.eye(len(members), dtype=torch.float64)
-    figures = {
+    return {
         "users": float(len(cases.targets_CT)),
         "ndcg@10": _ndcg(weights_M, cases),
-        "ndcg@10_most_likely": _ndcg(start_M, cases),
-        **{f"weight_{name}": weight for name, weight in merge.weights().items()},
+        "ndcg@10_most_likely": _ndcg(likely_M, cases),
         **{f"ndcg@10_{name}": _ndcg(alone[m], cases) for m, name in enumerate(members)},
         **{f"ndcg@10_without_{name}": _ndcg(weights_M * (1 - alone[m]), cases) for m, name in enumerate(members)},
     }
-    return Fitted(merge.eval(), figures)
 
 
 @torch.inference_mode()
-def _cases(members: Mapping[str, Ranker], data: TrainingData) -> Cases:
+def _cases(members: Mapping[str, Ranker], data: TrainingData, events: EventTable) -> Cases:
     """Members' scores of the validation cases, of an even sample of them where all would not fit."""
     known, num_items = data.validation, len(data.recommendable_N)
     most = max(1, HELD_SCORES // (len(members) * num_items))
@@ -81,7 +89,7 @@ def _cases(members: Mapping[str, Ranker], data: TrainingData) -> Cases:
         allowed = torch.zeros(len(users_B), num_items)
         excluded_CN[chunk] = exclude(allowed, seen, data.recommendable_N).isinf()
         for m, ranker in enumerate(members.values()):
-            scores_MCN[m, chunk] = member_scores(ranker, data.events, users_B, ends_B)
+            scores_MCN[m, chunk] = member_scores(ranker, events, users_B, ends_B)
     scores_MCN.masked_fill_(excluded_CN, 0.0)
     return Cases(scores_MCN, excluded_CN, known.targets_CT[::step], known.mask_CT[::step])
 

@@ -76,9 +76,12 @@ def train_encoder(
     recommendable_N = active_items(item_map)
     ends_U = SplitPoints.from_frame(splits).train_end_U
     trained_N = trained_items(histories, ends_U, len(item_map))
-    counts = transition_counts(histories.items, histories.offsets, ends_U, len(item_map))
     tower = ItemTower(ItemTowerConfig(len(item_map), text_NE.shape[1], parameters.dim))
-    tower.start_from(text_NE, spectral_vectors(counts, parameters.dim, parameters.seed), trained_N)
+    if parameters.spectral_start:
+        counts = transition_counts(histories.items, histories.offsets, ends_U, len(item_map))
+        tower.start_from(text_NE, spectral_vectors(counts, parameters.dim, parameters.seed), trained_N)
+    else:
+        tower.start_from_noise(text_NE, trained_N)
     encoder = _new_encoder(parameters)
     texts = _texts_in_training(item_map, text_NE, parameters)
     data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed)

@@ -21,7 +21,7 @@ def hymirec_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np.nda
 
     items_ND = torch.from_numpy(vectors["vectors"])
     decoded = codebook.decode(Codes.from_arrays(item_codes))
-    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config.recent_from_codebook)
+    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config)
     return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"]))
 
 
@@ -97,7 +97,16 @@ def train_recommender(
     longest = parameters.recent_length + parameters.num_interests + lightweight_encoder.config.num_interests
     decoder = backbone.from_pretrained(
         parameters.backbone,
-        backbone.scratch_config(parameters.hidden, parameters.layers, parameters.heads, parameters.dropout, longest),
+        backbone.scratch_config(
+            parameters.hidden,
+            parameters.layers,
+            parameters.heads,
+            parameters.dropout,
+            longest,
+            parameters.kv_heads,
+            parameters.head_dim,
+            parameters.intermediate,
+        ),
     )
     if longest > decoder.config.max_position_embeddings:
         raise ParameterError(
@@ -116,6 +125,7 @@ def train_recommender(
         parameters.recent_from_codebook,
         parameters.dropout,
         parameters.backbone,
+        parameters.long_from,
     )
     recommender = Recommender(config, lightweight_encoder, decoder)
     recommender.encoder.requires_grad_(parameters.train_encoder)
