@@ -131,3 +131,12 @@ def test_it_learns(kind: Task) -> None:
     assert curve[-1].loss < 0.85 * curve[0].loss
     assert max(r.validation["ndcg@10"] for r in curve[1:]) > curve[0].validation["ndcg@10"]
     assert results[0] == results[1], "one seed, one result, to the byte"
+
+
+@pytest.mark.parametrize("kind", [PosteriorTask, RetrievalTask])
+def test_histories_no_longer_than_the_recent_window_train_too(kind: Task) -> None:
+    """Nobody has a long history then, and the recommender's null vectors stand in; its weights stay frozen."""
+    ranked = ranker()
+    made = task(kind, world([RECENT] * 20), ranked, epochs=1)
+    fit(made, training(epochs=1), 0)
+    assert not any(parameter.requires_grad for parameter in ranked.hymirec.recommender.parameters())

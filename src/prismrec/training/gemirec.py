@@ -40,6 +40,7 @@ class _GemiRecTask:
     def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
         self.ranker, self.data, self.training = ranker, data, training
         self.table, self.items_ND = ranker.table, ranker.hymirec.items_ND
+        ranker.hymirec.recommender.requires_grad_(False)  # frozen, for whoever counts gradients too
         self.generator = torch.Generator().manual_seed(seed)
 
     def epoch(self, rng: np.random.Generator) -> Sequence[Crops]:
