@@ -62,8 +62,8 @@ TUNED: dict[str, dict[str, tuple[int, int]]] = {
         "comirec": (1, 1200),
         "lightweight_encoder": (3, 1200),
         "llm_recommender": (3, 2400),
-        "linear_transitions": (11, 150),
-        "hymirec": (14, 2400),
+        "linear_transitions": (15, 150),
+        "hymirec": (18, 2400),
         "gemirec": (2, 3600),
     },
     "beauty": {
@@ -71,8 +71,8 @@ TUNED: dict[str, dict[str, tuple[int, int]]] = {
         "comirec": (2, 1200),
         "lightweight_encoder": (9, 1200),
         "llm_recommender": (3, 2400),
-        "linear_transitions": (8, 300),
-        "hymirec": (11, 2400),
+        "linear_transitions": (10, 300),
+        "hymirec": (13, 2400),
         "gemirec": (2, 3600),
     },
 }
