@@ -20,7 +20,7 @@ from prismrec.artifacts.stage_record import take_costs
 from prismrec.models import backbone
 from prismrec.models.events import EventTable
 from prismrec.models.lightweight_encoder import LightweightEncoder, LightweightEncoderConfig
-from prismrec.models.rankers import HyMiRecRanker
+from prismrec.models.rankers import RecommenderRanker
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.parameters.training import TrainingParameters
@@ -117,7 +117,7 @@ def recommender_task(
     recommender.encoder.requires_grad_(parameters.train_encoder)
     recommender.encoder.log_scale.requires_grad_(False)
     everything_N = torch.ones(exchange.num_items, dtype=torch.bool)
-    ranker = HyMiRecRanker(recommender, items_ND, items_ND, items_ND, everything_N)
+    ranker = RecommenderRanker(recommender, items_ND, items_ND, items_ND, everything_N)
     data = training_data(exchange, parameters.training.validation_users, parameters.seed)
     return RecommenderSteps(ranker, data, parameters)
 

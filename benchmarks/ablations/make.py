@@ -41,13 +41,13 @@ from prismrec.metrics.ranking import per_user_metrics
 from prismrec.models import load_model
 from prismrec.models.events import EventTable
 from prismrec.models.merge import MergedRanker
-from prismrec.models.rankers import HyMiRecRanker, Ranker
+from prismrec.models.rankers import Ranker, RecommenderRanker
 from prismrec.parameters import stage_model
 from prismrec.pipelines.codebook.nodes import encode_items, fit_codebook
 from prismrec.pipelines.evaluation.nodes import some_cases
 from prismrec.pipelines.inputs import event_table
 from prismrec.pipelines.lightweight_encoder.nodes import embed_texts, item_texts, train_encoder
-from prismrec.pipelines.llm_recommender.nodes import fit_merge, hymirec_ranker, merge_members, train_recommender
+from prismrec.pipelines.llm_recommender.nodes import fit_merge, merge_members, recommender_ranker, train_recommender
 
 SOURCE = Path(__file__).parents[2] / "src" / "prismrec"
 # What can change a cell's figures; the rest of the code may change without the cells being run again.
@@ -244,7 +244,7 @@ def _figures(parts: Parts, recommender: Any) -> dict[str, Any]:
     transitions = fit_merge(*items, recommender, data.histories, data.splits, parts.llm_parameters)
     of_training, served, merge, merge_figures = transitions
     vectors, codebook, codes, encoder = items
-    refined = hymirec_ranker(recommender, codebook, codes, vectors)
+    refined = recommender_ranker(recommender, codebook, codes, vectors)
     points, table = SplitPoints.from_frame(data.splits), event_table(data.histories)
     ends = {
         "validation": (points.validation_start_U, points.validation_end_U),
@@ -292,7 +292,7 @@ def _summary(values_CM: np.ndarray) -> dict[str, list[float]]:
 
 
 @torch.inference_mode()
-def refined_rank(ranker: HyMiRecRanker, events: EventTable, cases: Cases) -> float:
+def refined_rank(ranker: RecommenderRanker, events: EventTable, cases: Cases) -> float:
     """Mean effective rank of the users' K refined interests, the "now" interest not counted; 1 to K."""
     ranks = []
     for start in range(0, len(cases.users_C), CHUNK):

@@ -240,7 +240,7 @@ def test_an_item_map_made_anew_is_not_comparable(bundle: Path) -> None:
     "place",
     [
         "prismrec.evaluation.promotion.load_rankers",
-        "prismrec.models.rankers.HyMiRecRanker.scores",
+        "prismrec.models.rankers.RecommenderRanker.scores",
         "prismrec.models.rankers.GemiRecRanker.interests",
     ],
 )

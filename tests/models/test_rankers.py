@@ -15,10 +15,10 @@ from prismrec.models.merge import LinearTransitionsRanker, Merge, MergeConfig, M
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.rankers import (
     GemiRecRanker,
-    HyMiRecRanker,
     LightweightEncoderRanker,
     PopularityRanker,
     Ranker,
+    RecommenderRanker,
     ServedRanker,
     recent_and_long,
 )
@@ -31,11 +31,11 @@ RECOMMENDABLE = torch.arange(NUM_ITEMS) % 9 != 4
 CELLS = torch.arange(NUM_ITEMS) * 7 % 10  # of 12 cells, two stay empty
 
 
-def hymirec() -> HyMiRecRanker:
+def recommender_ranker() -> RecommenderRanker:
     torch.manual_seed(0)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
     recommender = Recommender(RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder)
-    return HyMiRecRanker(randomise(recommender), ITEMS, ITEMS, item_vectors(seed=1), RECOMMENDABLE)
+    return RecommenderRanker(randomise(recommender), ITEMS, ITEMS, item_vectors(seed=1), RECOMMENDABLE)
 
 
 def transitions() -> LinearTransitions:
@@ -51,7 +51,7 @@ def transitions() -> LinearTransitions:
 def members() -> dict[str, Ranker]:
     """HyMiRec's, in the order of the weights."""
     coarse = LightweightEncoderRanker(small_encoder(), ITEMS, RECOMMENDABLE)
-    return {member.name: member for member in (hymirec(), coarse, LinearTransitionsRanker(transitions()))}
+    return {member.name: member for member in (recommender_ranker(), coarse, LinearTransitionsRanker(transitions()))}
 
 
 def merged(weights: dict[str, float] | None = None, timeless: list[float] | None = None) -> MergedRanker:
@@ -69,14 +69,14 @@ def gemirec(head_dictionary: str = "v1") -> GemiRecRanker:
     config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1")
     posterior = randomise(Posterior(config, torch.randn(12, 6), table.occupied_G))
     head = randomise(RetrievalHead(RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, head_dictionary)))
-    return GemiRecRanker(hymirec(), posterior, head, table, lambda cell: f"cell {cell}")
+    return GemiRecRanker(recommender_ranker(), posterior, head, table, lambda cell: f"cell {cell}")
 
 
 def rankers() -> list[ServedRanker]:
     return [
         PopularityRanker(np.arange(NUM_ITEMS), RECOMMENDABLE),
         LightweightEncoderRanker(small_encoder(), ITEMS, RECOMMENDABLE),
-        hymirec(),
+        recommender_ranker(),
         merged(),
         gemirec(),
     ]
@@ -141,7 +141,7 @@ def test_gemirec_shows_the_number_of_interests_it_was_trained_with() -> None:
 @torch.no_grad()
 def test_without_times_they_are_unknown_not_zero() -> None:
     items, times = of_user(0)
-    for ranker in (hymirec(), gemirec()):
+    for ranker in (recommender_ranker(), gemirec()):
         without, zero, timed = (ranker.rank(items, when, None).scores_N for when in (None, times * 0, times))
         table = EventTable(np.array([0, len(items)]), items, None)
         merged = ranker.scores(table, torch.tensor([0]), torch.tensor([len(items)]))[0]
@@ -198,8 +198,8 @@ def test_scores_of_the_encoder_are_its_merged_interests() -> None:
 
 
 @torch.no_grad()
-def test_scores_of_hymirec_are_its_gated_interests() -> None:
-    ranker = hymirec()
+def test_scores_of_the_recommender_are_its_gated_interests() -> None:
+    ranker = recommender_ranker()
     vectors, gate = ranker.interest_vectors(*asked()), ranker.state(*asked()).refined.gate_BK1
     joint = ranker.recommender.scale * torch.einsum("bkd,nd->bkn", vectors, ITEMS) + gate[..., None]
     torch.testing.assert_close(ranker.scores(*asked()), joint.exp().sum(1).log(), atol=1e-4, rtol=1e-5)
@@ -284,7 +284,7 @@ def test_a_dictionary_of_few_cells_shows_no_empty_ones() -> None:
     config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1")
     posterior = randomise(Posterior(config, torch.randn(12, 6), table.occupied_G))
     head = randomise(RetrievalHead(RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, "v1")))
-    ranker = GemiRecRanker(hymirec(), posterior, head, table, str)
+    ranker = GemiRecRanker(recommender_ranker(), posterior, head, table, str)
     found = ranker.interest_vectors(*asked())
     assert found.shape == (3, 2, DIM)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(3, 2))

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, small_encoder
 from prismrec.models import backbone, load_model
 from prismrec.models.events import EventBatch, EventTable
-from prismrec.models.rankers import HyMiRecRanker
+from prismrec.models.rankers import RecommenderRanker
 from prismrec.models.recommender import Recommender, RecommenderConfig, Refined
 
 RECENT, LONG, QUERIES, COARSE = 6, 12, 2, 3
@@ -45,8 +45,8 @@ def scratch() -> Recommender:
     return build("scratch")
 
 
-def ranker(recommender: Recommender) -> HyMiRecRanker:
-    return HyMiRecRanker(recommender, RECENT_ND, RECENT_ND, LONG_ND, torch.ones(NUM_ITEMS, dtype=torch.bool))
+def ranker(recommender: Recommender) -> RecommenderRanker:
+    return RecommenderRanker(recommender, RECENT_ND, RECENT_ND, LONG_ND, torch.ones(NUM_ITEMS, dtype=torch.bool))
 
 
 @torch.no_grad()
@@ -249,9 +249,9 @@ def test_recent_and_long_items_are_read_from_their_own_tables(scratch: Recommend
     zero = torch.zeros_like(LONG_ND)
     seen = SeenByEncoder(scratch)
     with torch.no_grad():
-        plain = HyMiRecRanker(scratch, RECENT_ND, RECENT_ND, LONG_ND, mask).state(table, *where).refined
-        other = HyMiRecRanker(scratch, RECENT_ND, zero, LONG_ND, mask).state(table, *where).refined
-        HyMiRecRanker(scratch, RECENT_ND, RECENT_ND, zero, mask).state(table, *where)
+        plain = RecommenderRanker(scratch, RECENT_ND, RECENT_ND, LONG_ND, mask).state(table, *where).refined
+        other = RecommenderRanker(scratch, RECENT_ND, zero, LONG_ND, mask).state(table, *where).refined
+        RecommenderRanker(scratch, RECENT_ND, RECENT_ND, zero, mask).state(table, *where)
     assert torch.equal(seen.results[0], seen.results[1])
     assert not torch.equal(seen.results[0], seen.results[2])
     assert not torch.equal(plain.next_BLD, other.next_BLD)

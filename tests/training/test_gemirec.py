@@ -9,7 +9,7 @@ import torch
 from models.small import DIM, item_vectors, randomise, small_encoder
 from prismrec.models import backbone
 from prismrec.models.posterior import Posterior, PosteriorConfig
-from prismrec.models.rankers import GemiRecRanker, HyMiRecRanker
+from prismrec.models.rankers import GemiRecRanker, RecommenderRanker
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import CellTable, RetrievalHead, RetrievalHeadConfig
 from prismrec.training.gemirec import PosteriorTask, RetrievalTask
@@ -28,12 +28,12 @@ def ranker(seed: int = 0) -> GemiRecRanker:
     recommendable = torch.ones(NUM_ITEMS, dtype=torch.bool)
     recommendable[NOT_RECOMMENDABLE] = False
     items = item_vectors(NUM_ITEMS)
-    hymirec = HyMiRecRanker(recommender, items, items, items, recommendable)
+    context = RecommenderRanker(recommender, items, items, items, recommendable)
     table = CellTable(torch.arange(NUM_ITEMS) // 3, recommendable, 12)  # cells 10 and 11 are empty
     config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1")
     posterior = Posterior(config, torch.randn(12, 6), table.occupied_G)
     head = RetrievalHead(RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, "v1"))
-    return GemiRecRanker(hymirec, posterior.eval(), head.eval(), table, str)
+    return GemiRecRanker(context, posterior.eval(), head.eval(), table, str)
 
 
 def world(lengths: list[int] | None = None) -> Walks:
@@ -109,7 +109,7 @@ def test_the_two_losses_are_the_exact_likelihood_of_the_next_item() -> None:
 @pytest.mark.parametrize("kind", [PosteriorTask, RetrievalTask])
 def test_only_the_trained_part_moves(kind: Task) -> None:
     ranked = ranker()
-    parts = {"recommender": ranked.hymirec.recommender, "posterior": ranked.posterior, "head": ranked.head}
+    parts = {"recommender": ranked.context.recommender, "posterior": ranked.posterior, "head": ranked.head}
     before = {name: {key: tensor.clone() for key, tensor in part.state_dict().items()} for name, part in parts.items()}
     made = task(kind, world(), ranked, epochs=1)
     fit(made, made.training, seed=0)
@@ -139,4 +139,4 @@ def test_histories_no_longer_than_the_recent_window_train_too(kind: Task) -> Non
     ranked = ranker()
     made = task(kind, world([RECENT] * 20), ranked, epochs=1)
     fit(made, training(epochs=1), 0)
-    assert not any(parameter.requires_grad for parameter in ranked.hymirec.recommender.parameters())
+    assert not any(parameter.requires_grad for parameter in ranked.context.recommender.parameters())

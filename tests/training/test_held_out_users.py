@@ -25,7 +25,7 @@ def task(kind: Any, world: Walks) -> Any:
         found.parameters = SimpleNamespace(length=6, training=training())
     else:
         config = SimpleNamespace(recent_length=6)
-        found.ranker = SimpleNamespace(hymirec=SimpleNamespace(recommender=SimpleNamespace(config=config)))
+        found.ranker = SimpleNamespace(context=SimpleNamespace(recommender=SimpleNamespace(config=config)))
     return found
 
 

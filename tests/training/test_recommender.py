@@ -11,7 +11,7 @@ from torch import nn
 from models.small import DIM, item_vectors, small_encoder
 from prismrec.models import backbone
 from prismrec.models.events import EventTable
-from prismrec.models.rankers import HyMiRecRanker, RefinedState
+from prismrec.models.rankers import RecommenderRanker, RefinedState
 from prismrec.models.recommender import Recommender, RecommenderConfig, Refined
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.training import recommender as module
@@ -22,7 +22,7 @@ from training.small import NUM_ITEMS, Walks, next_item, random_lengths, recommen
 ITEMS = item_vectors(NUM_ITEMS)
 
 
-def ranker(parameters: LLMRecommenderParameters) -> HyMiRecRanker:
+def ranker(parameters: LLMRecommenderParameters) -> RecommenderRanker:
     torch.manual_seed(0)
     longest = parameters.recent_length + parameters.num_interests + 3
     decoder = backbone.from_pretrained(
@@ -32,7 +32,7 @@ def ranker(parameters: LLMRecommenderParameters) -> HyMiRecRanker:
         DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch"
     )
     recommender = Recommender(config, small_encoder(), decoder)
-    return HyMiRecRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
+    return RecommenderRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
 
 
 def task(world: Walks, **changes: Any) -> RecommenderTask:

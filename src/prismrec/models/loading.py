@@ -14,10 +14,10 @@ from prismrec.models.linear_transitions import LINEAR_TRANSITIONS
 from prismrec.models.merge import LinearTransitionsRanker, MergedRanker
 from prismrec.models.rankers import (
     GemiRecRanker,
-    HyMiRecRanker,
     LightweightEncoderRanker,
     PopularityRanker,
     Ranker,
+    RecommenderRanker,
     ServedRanker,
     recent_and_long,
 )
@@ -48,12 +48,12 @@ def load_rankers(folder: Path) -> dict[str, ServedRanker]:
     return {ranker.name: ranker for ranker in rankers}
 
 
-def _load_recommender(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> HyMiRecRanker:
+def _load_recommender(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> RecommenderRanker:
     codes = load_file(folder / "item_codes.safetensors")
     decoded = load_model(folder / "codebook").decode(Codes.from_arrays(codes))
     recommender = load_model(folder / "recommender")
     recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config)
-    return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
+    return RecommenderRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
 
 
 def _load_merged(folder: Path, rankers: list[ServedRanker], recommendable_N: Tensor) -> MergedRanker:
@@ -70,7 +70,7 @@ def _load_merged(folder: Path, rankers: list[ServedRanker], recommendable_N: Ten
     return MergedRanker({name: known[name] for name in merge.config.members}, merge, recommendable_N)
 
 
-def _load_gemirec(folder: Path, hymirec: HyMiRecRanker) -> GemiRecRanker:
+def _load_gemirec(folder: Path, context: RecommenderRanker) -> GemiRecRanker:
     dictionary, posterior = load_model(folder / "dictionary"), load_model(folder / "posterior")
     if posterior.config.dictionary != dictionary.version:
         raise UserError(
@@ -80,5 +80,5 @@ def _load_gemirec(folder: Path, hymirec: HyMiRecRanker) -> GemiRecRanker:
             "kedro run --pipelines interest_dictionary,evaluation,packaging",
         )
     cells_N = load_file(folder / "item_cells.safetensors")["cells"]
-    table = CellTable(cells_N, hymirec.recommendable_N, dictionary.num_cells)
-    return GemiRecRanker(hymirec, posterior, load_model(folder / "retrieval"), table, dictionary.label)
+    table = CellTable(cells_N, context.recommendable_N, dictionary.num_cells)
+    return GemiRecRanker(context, posterior, load_model(folder / "retrieval"), table, dictionary.label)

@@ -80,11 +80,6 @@ class LinearTransitionsRanker(Ranker):
         return scores_BN
 
 
-def member_scores(ranker: Ranker, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-    """What a member brings to the pool, up to a constant for each user: [B, N] float32."""
-    return ranker.scores(events, users_B, ends_B).float()
-
-
 class MergedRanker(InterestRanker):
     """Members pooled by their weights.
 
@@ -117,7 +112,7 @@ class MergedRanker(InterestRanker):
         """Weighted sum of the members' scores."""
         weights = self._weights(events, users_B, ends_B)
         parts = [
-            weights[name] * member_scores(member, events, users_B, ends_B)
+            weights[name] * member.scores(events, users_B, ends_B).float()
             for name, member in self.members.items()
             if weights[name].any()
         ]
@@ -126,12 +121,16 @@ class MergedRanker(InterestRanker):
     def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """The pool's scores, shared out among the interests of all members: [B, K, N]."""
         weights = self._weights(events, users_B, ends_B)
-        shares = [
-            teller.joint(events, users_B, ends_B).float().log_softmax(1)
-            + weights[teller.name].clamp_min(SMALLEST_SHARE).log()[..., None]
-            for teller in self.tellers
-        ]
-        return self.scores(events, users_B, ends_B)[:, None] + torch.cat(shares, dim=1).log_softmax(1)
+        parts, shares = [], []
+        for name, member in self.members.items():  # one pass of each member gives its score and its interests'
+            if isinstance(member, InterestRanker):
+                joint_BKN = member.joint(events, users_B, ends_B).float()
+                shares.append(joint_BKN.log_softmax(1) + weights[name].clamp_min(SMALLEST_SHARE).log()[..., None])
+                scores_BN = joint_BKN.logsumexp(1)
+            else:
+                scores_BN = member.scores(events, users_B, ends_B).float()
+            parts.append(weights[name] * scores_BN)
+        return torch.stack(parts).sum(0)[:, None] + torch.cat(shares, dim=1).log_softmax(1)
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K, D] unit vectors of all members' interests."""

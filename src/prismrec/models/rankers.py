@@ -203,7 +203,7 @@ class RefinedState(NamedTuple):
     refined: Refined
 
 
-class HyMiRecRanker(InterestRanker):
+class RecommenderRanker(InterestRanker):
     """The LLM recommender by itself: refined interests and the "now" interest, merged with the gate's weights.
 
     Args:
@@ -259,7 +259,7 @@ class GemiRecRanker(ServedRanker):
 
     def __init__(
         self,
-        hymirec: HyMiRecRanker,
+        context: RecommenderRanker,
         posterior: Posterior,
         head: RetrievalHead,
         table: CellTable,
@@ -272,10 +272,10 @@ class GemiRecRanker(ServedRanker):
                 "posterior, retrieval",
                 "kedro run --pipelines interest_dictionary",
             )
-        self.hymirec, self.posterior, self.head, self.table = hymirec, posterior, head, table
+        self.context, self.posterior, self.head, self.table = context, posterior, head, table
         self.label = labels_G
         self.num_interests = min(head.config.num_interests, int(table.occupied_G.sum()))
-        self.centres_GD = _cell_centres(hymirec.items_ND, table)
+        self.centres_GD = _cell_centres(context.items_ND, table)
 
     @property
     def held(self) -> int:
@@ -285,13 +285,13 @@ class GemiRecRanker(ServedRanker):
 
     def _cells(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Refined]:
         """Log P(m | u) of every cell [B, G], and the recommender's outputs it rests on."""
-        recent, refined = self.hymirec.state(events, users_B, ends_B)
-        states = self.posterior(recent, refined.next_BLD, self.hymirec.items_ND, self.table.cells_N)
+        recent, refined = self.context.state(events, users_B, ends_B)
+        states = self.posterior(recent, refined.next_BLD, self.context.items_ND, self.table.cells_N)
         return self.posterior.log_probabilities(states[:, -1]), refined
 
     def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
         cells_BG, refined = self._cells(events, users_B, ends_B)
-        items_ND = self.hymirec.items_ND
+        items_ND = self.context.items_ND
         items_BN = self.head.log_probabilities(refined.next_BLD[:, -1], self.posterior.cells_GE, items_ND, self.table)
         return cells_BG, items_BN
 

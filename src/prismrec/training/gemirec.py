@@ -39,13 +39,13 @@ class _GemiRecTask:
 
     def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
         self.ranker, self.data, self.training = ranker, data, training
-        self.table, self.items_ND = ranker.table, ranker.hymirec.items_ND
-        ranker.hymirec.recommender.requires_grad_(False)  # frozen, for whoever counts gradients too
+        self.table, self.items_ND = ranker.table, ranker.context.items_ND
+        ranker.context.recommender.requires_grad_(False)  # frozen, for whoever counts gradients too
         self.generator = torch.Generator().manual_seed(seed)
 
     def epoch(self, rng: np.random.Generator) -> Sequence[Crops]:
         """One recent window a user, with the next event known for all of its positions but the last."""
-        length = self.ranker.hymirec.recommender.config.recent_length
+        length = self.ranker.context.recommender.config.recent_length
         users = np.flatnonzero(self.data.train_ends_U >= 2)
         ends_U = random_crops(self.data.train_ends_U, length, rng)
         lengths_U = np.minimum(ends_U, length)
@@ -71,7 +71,7 @@ class _GemiRecTask:
         rows = rows.sample(self.training.positions_per_step, self.generator)
         all_rows, rows, batch = len(rows.users_P), rows.of(users), batch.of(users)
         with torch.no_grad():
-            recent, refined = self.ranker.hymirec.state(self.data.training_events, batch.users_B, batch.ends_B)
+            recent, refined = self.ranker.context.state(self.data.training_events, batch.users_B, batch.ends_B)
         targets_P = rows.take(recent.items_BL, ahead=1)
         return _Positions(recent, refined.next_BLD, rows, targets_P, all_rows)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prismrec.metrics.ranking import rank_targets, ranking_metrics
 from prismrec.models.events import EventTable
-from prismrec.models.merge import Merge, MergeConfig, member_scores
+from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval.topk import exclude
 from prismrec.training.sequences import TrainingData
@@ -89,7 +89,7 @@ def _cases(members: Mapping[str, Ranker], data: TrainingData, events: EventTable
         allowed = torch.zeros(len(users_B), num_items)
         excluded_CN[chunk] = exclude(allowed, seen, data.recommendable_N).isinf()
         for m, ranker in enumerate(members.values()):
-            scores_MCN[m, chunk] = member_scores(ranker, events, users_B, ends_B)
+            scores_MCN[m, chunk] = ranker.scores(events, users_B, ends_B)
     scores_MCN.masked_fill_(excluded_CN, 0.0)
     return Cases(scores_MCN, excluded_CN, known.targets_CT[::step], known.mask_CT[::step])
 

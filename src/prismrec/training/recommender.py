@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from prismrec.models.events import EventBatch
-from prismrec.models.rankers import HyMiRecRanker
+from prismrec.models.rankers import RecommenderRanker
 from prismrec.models.recommender import Refined
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
@@ -58,7 +58,7 @@ class RecommenderTask:
 
     name = "llm recommender"
 
-    def __init__(self, ranker: HyMiRecRanker, data: TrainingData, parameters: LLMRecommenderParameters) -> None:
+    def __init__(self, ranker: RecommenderRanker, data: TrainingData, parameters: LLMRecommenderParameters) -> None:
         self.ranker, self.data, self.parameters = ranker, data, parameters
         self.module = self.recommender = ranker.recommender
         self.items_ND = ranker.items_ND

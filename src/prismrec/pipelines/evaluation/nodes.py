@@ -18,7 +18,7 @@ from prismrec.errors import UserError
 from prismrec.parameters.evaluation import EvaluationParameters
 from prismrec.pipelines.inputs import active_items, bar, event_table, training_data
 from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
-from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker, merge_members
+from prismrec.pipelines.llm_recommender.nodes import merge_members, recommender_ranker
 
 # What our rows are called in tables.
 OURS = {
@@ -262,7 +262,7 @@ def our_rankers(
     """Our models ready to rank: HyMiRec's members, HyMiRec, GemiRec."""
     from prismrec.models.merge import MergedRanker
 
-    refined = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     members = merge_members(refined, lightweight_encoder, transitions)
     gemirec = gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells)
     return [*members.values(), MergedRanker(members, merge, refined.recommendable_N), gemirec]

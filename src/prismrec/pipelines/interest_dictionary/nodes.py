@@ -12,7 +12,7 @@ from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
 from prismrec.errors import ParameterError
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
 from prismrec.pipelines.inputs import training_data, training_summary
-from prismrec.pipelines.llm_recommender.nodes import hymirec_ranker
+from prismrec.pipelines.llm_recommender.nodes import recommender_ranker
 
 
 def fit_dictionary(
@@ -95,18 +95,18 @@ def report_dictionary(
     return changes, {**health, **dictionary_losses}
 
 
-def gemirec_ranker(hymirec: Any, dictionary: Any, posterior: Any, retrieval: Any, cells: Any) -> Any:
+def gemirec_ranker(context: Any, dictionary: Any, posterior: Any, retrieval: Any, cells: Any) -> Any:
     """Posterior and retrieval head on top of the recommender, ready to rank."""
     import torch
 
     from prismrec.models.rankers import GemiRecRanker
     from prismrec.models.retrieval_head import CellTable
 
-    table = CellTable(torch.from_numpy(cells["cells"]), hymirec.recommendable_N, dictionary.num_cells)
-    return GemiRecRanker(hymirec, posterior, retrieval, table, dictionary.label)
+    table = CellTable(torch.from_numpy(cells["cells"]), context.recommendable_N, dictionary.num_cells)
+    return GemiRecRanker(context, posterior, retrieval, table, dictionary.label)
 
 
-def _new_head(hymirec: Any, dictionary: Any, parameters: InterestDictionaryParameters) -> Any:
+def _new_head(context: Any, dictionary: Any, parameters: InterestDictionaryParameters) -> Any:
     import torch
 
     from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
@@ -114,7 +114,7 @@ def _new_head(hymirec: Any, dictionary: Any, parameters: InterestDictionaryParam
     settings = parameters.retrieval
     head = RetrievalHead(
         RetrievalHeadConfig(
-            hymirec.items_ND.shape[1],
+            context.items_ND.shape[1],
             dictionary.cell_embeddings().shape[1],
             settings.hidden,
             settings.dropout,
@@ -123,7 +123,7 @@ def _new_head(hymirec: Any, dictionary: Any, parameters: InterestDictionaryParam
         )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
-        head.log_scale.copy_(hymirec.recommender.log_scale)
+        head.log_scale.copy_(context.recommender.log_scale)
     return head
 
 
@@ -147,11 +147,11 @@ def train_posterior(
     from prismrec.training.loop import fit
 
     torch.manual_seed(parameters.seed)
-    hymirec = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     settings = parameters.posterior
     cells_GE = dictionary.cell_embeddings()
     config = PosteriorConfig(
-        hymirec.items_ND.shape[1],
+        context.items_ND.shape[1],
         cells_GE.shape[1],
         dictionary.sizes,
         settings.hidden,
@@ -162,8 +162,8 @@ def train_posterior(
     )
     occupied = np.bincount(item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes))
     posterior = Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
-    head = _new_head(hymirec, dictionary, parameters).eval()
-    ranker = gemirec_ranker(hymirec, dictionary, posterior, head, item_cells)
+    head = _new_head(context, dictionary, parameters).eval()
+    ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
     task = PosteriorTask(ranker, data, settings.training, parameters.seed)
     curve = fit(task, settings.training, parameters.seed, checkpoints)
@@ -190,10 +190,10 @@ def train_retrieval(
     from prismrec.training.loop import fit
 
     torch.manual_seed(parameters.seed)
-    hymirec = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     settings = parameters.retrieval
-    head = _new_head(hymirec, dictionary, parameters)
-    ranker = gemirec_ranker(hymirec, dictionary, posterior, head, item_cells)
+    head = _new_head(context, dictionary, parameters)
+    ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
     task = RetrievalTask(ranker, data, settings.training, parameters.seed)
     curve = fit(task, settings.training, parameters.seed, checkpoints)

@@ -12,17 +12,17 @@ from prismrec.parameters.llm_recommender import LLMRecommenderParameters
 from prismrec.pipelines.inputs import training_data, training_summary
 
 
-def hymirec_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np.ndarray], vectors: Any) -> Any:
+def recommender_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np.ndarray], vectors: Any) -> Any:
     """The recommender with the tables it reads items from, ready to rank."""
     import torch
 
-    from prismrec.models.rankers import HyMiRecRanker, recent_and_long
+    from prismrec.models.rankers import RecommenderRanker, recent_and_long
     from prismrec.quantization.codebook import Codes
 
     items_ND = torch.from_numpy(vectors["vectors"])
     decoded = codebook.decode(Codes.from_arrays(item_codes))
     recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config)
-    return HyMiRecRanker(recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"]))
+    return RecommenderRanker(recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"]))
 
 
 def merge_members(refined: Any, lightweight_encoder: Any, transitions: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def fit_merge(
         return fit_linear_transitions(positions, settings)
 
     of_training = transitions_before(points.train_end_U)
-    refined = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
     fitted = fit(merge_members(refined, lightweight_encoder, of_training), data)
     return of_training, transitions_before(points.test_start_U), fitted.merge, fitted.figures
@@ -131,7 +131,7 @@ def train_recommender(
     recommender.encoder.requires_grad_(parameters.train_encoder)
     recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
-    ranker = hymirec_ranker(recommender, codebook, item_codes, item_vectors)
+    ranker = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
     task = RecommenderTask(ranker, data, parameters)
     with backbone.economies(decoder, parameters.gradient_checkpointing, parameters.compile):
