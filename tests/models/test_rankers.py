@@ -10,11 +10,11 @@ from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, sma
 from prismrec.errors import UserError
 from prismrec.models import backbone
 from prismrec.models.events import EventTable
+from prismrec.models.gemirec import GemiRecRanker
 from prismrec.models.linear_transitions import LinearTransitions, LinearTransitionsConfig
 from prismrec.models.merge import LinearTransitionsRanker, Merge, MergeConfig, MergedRanker
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.rankers import (
-    GemiRecRanker,
     LightweightEncoderRanker,
     PopularityRanker,
     Ranker,

@@ -8,8 +8,9 @@ import torch
 
 from models.small import DIM, item_vectors, randomise, small_encoder
 from prismrec.models import backbone
+from prismrec.models.gemirec import GemiRecRanker
 from prismrec.models.posterior import Posterior, PosteriorConfig
-from prismrec.models.rankers import GemiRecRanker, RecommenderRanker
+from prismrec.models.rankers import RecommenderRanker
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import CellTable, RetrievalHead, RetrievalHeadConfig
 from prismrec.training.gemirec import PosteriorTask, RetrievalTask

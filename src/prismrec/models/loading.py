@@ -10,10 +10,10 @@ from torch import Tensor
 
 from prismrec.errors import UserError
 from prismrec.models import load_model
+from prismrec.models.gemirec import GemiRecRanker
 from prismrec.models.linear_transitions import LINEAR_TRANSITIONS
 from prismrec.models.merge import LinearTransitionsRanker, MergedRanker
 from prismrec.models.rankers import (
-    GemiRecRanker,
     LightweightEncoderRanker,
     PopularityRanker,
     Ranker,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prismrec.models.events import EventBatch
-from prismrec.models.rankers import GemiRecRanker
+from prismrec.models.gemirec import GemiRecRanker
 from prismrec.parameters.training import TrainingParameters
 from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
 from prismrec.training.sequences import Crops, Places, TrainingData, bucketed_batches, padded, places, random_crops

@@ -99,7 +99,7 @@ def gemirec_ranker(context: Any, dictionary: Any, posterior: Any, retrieval: Any
     """Posterior and retrieval head on top of the recommender, ready to rank."""
     import torch
 
-    from prismrec.models.rankers import GemiRecRanker
+    from prismrec.models.gemirec import GemiRecRanker
     from prismrec.models.retrieval_head import CellTable
 
     table = CellTable(torch.from_numpy(cells["cells"]), context.recommendable_N, dictionary.num_cells)
