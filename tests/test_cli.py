@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from evaluation.report_fixture import report
-from prismrec import cli as command_line
-from prismrec.cli import cli, user_error
+from prismrec.cli import cli
+from prismrec.commands import frame
+from prismrec.commands.frame import user_error
 from prismrec.errors import UserError
 from prismrec.evaluation.report import as_table
 from prismrec.kedro_datasets import JsonDataset
@@ -152,7 +153,7 @@ def test_outside_of_a_project_the_message_says_where_to_go(tmp_path: Path, monke
 
 @pytest.mark.parametrize("arguments", [["run", "--pipelines", "codebook"], ["report"]])
 def test_without_kedro_the_commands_say_what_to_install(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    monkeypatch.setattr(command_line, "_kedro_run", lambda: None)
+    monkeypatch.setattr(frame, "kedro_run", lambda: None)
     assert "pip install 'prismrec[pipelines]'" in failure(arguments)
 
 
@@ -169,7 +170,7 @@ def test_help_works_without_kedro() -> None:
 
 
 def test_every_command_shows_examples_in_its_help() -> None:
-    for arguments in (["--help"], ["run", "--help"], ["report", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in cli.commands)):
         result = invoke(arguments)
         assert result.exit_code == 0
         assert "Examples:" in result.output

@@ -8,7 +8,7 @@ from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Node, Pipeline
 
 from prismrec.artifacts.manifest import Manifest, read_manifest
-from prismrec.cli import user_error
+from prismrec.commands.frame import user_error
 from prismrec.errors import LineageError, MissingArtefact, ParameterError
 from prismrec.hooks import ArtefactHooks
 from prismrec.kedro_datasets import CheckpointsDataset

@@ -40,11 +40,13 @@ STAGES: dict[str, tuple[str, ...]] = {
     "llm_recommender": HYMIREC,
     "hymirec": HYMIREC,
     "gemirec": GEMIREC,
+    "prismrec": GEMIREC,
+    "plain_ensemble": GEMIREC,
 }
 # What our rankers are made of; the arguments of `our_rankers` are called the same.
 MODELS = (
     "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "transitions", "merge",
-    "dictionary", "item_cells", "posterior", "retrieval",
+    "dictionary", "item_cells", "posterior", "retrieval", "unified_merge",
 )  # fmt: skip
 # Rows that one node of a stage trains.
 NODES = {
@@ -174,7 +176,10 @@ def load_rows(catalog: Any, parameters: EvaluationParameters) -> dict[str, Row]:
     )
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
-    return {**heuristics, **nodes.trained_rows(ours, catalog.load("sasrec"), catalog.load("comirec"), events)}
+    baselines = nodes.baseline_rankers(
+        catalog.load("sasrec"), catalog.load("comirec"), models["transitions"], catalog.load("sasrec_merge")
+    )
+    return {**heuristics, **nodes.trained_rows(ours, baselines, events)}
 
 
 def write_environment(environment: str, exchanges: Path, out: Path) -> str:

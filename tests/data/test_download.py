@@ -511,7 +511,7 @@ def command(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setenv("PRISMREC_DATA_ROOT", str(world.root))
 
     def run(*arguments: str, answer: str | None = None) -> tuple[int, str]:
-        monkeypatch.setattr("prismrec.cli._on_terminal", lambda: answer is not None)
+        monkeypatch.setattr("prismrec.commands.download._on_terminal", lambda: answer is not None)
         result = CliRunner().invoke(cli, ["download", *arguments], prog_name="prismrec", input=answer)
         assert "Traceback" not in result.output
         return result.exit_code, result.output

@@ -22,6 +22,7 @@ SMALL = ",".join(
         "llm_recommender.training.epochs": 1,
         "interest_dictionary.posterior.training.epochs": 1,
         "interest_dictionary.retrieval.training.epochs": 1,
+        "interest_dictionary.dictionary.warm_up_steps": 25,
         "interest_dictionary.dictionary.steps": 100,
     }.items()
 )

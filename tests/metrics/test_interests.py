@@ -105,3 +105,38 @@ def test_effective_rank_and_cosine_by_definition(seed: int, count: int) -> None:
     cosine = vectors @ vectors.transpose(1, 2)
     off_diagonal = (cosine.sum((1, 2)) - count) / (count * (count - 1))
     np.testing.assert_allclose(interest_cosine(vectors), off_diagonal, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_new_cell_recall_against_a_naive_count(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(6, 9, generator=generator)  # no ties
+    seen = torch.rand(6, 9, generator=generator) < 0.5
+    targets = torch.randint(9, (6, 4), generator=generator)
+    mask = torch.rand(6, 4, generator=generator) < 0.7
+    found = interests.new_cell_recall(scores, seen, targets, mask, (1, 3))
+    for user in range(6):
+        wanted = set(targets[user][mask[user]].tolist()) - set(seen[user].nonzero().flatten().tolist())
+        unseen = [cell for cell in scores[user].argsort(descending=True).tolist() if not seen[user, cell]]
+        for k in (1, 3):
+            value = found[f"new_cell_recall@{k}"][user]
+            if wanted:
+                assert value == pytest.approx(len(wanted & set(unseen[:k])) / len(wanted))
+            else:
+                assert math.isnan(value)
+
+
+def test_transitions_of_cells_by_hand() -> None:
+    cells = np.array([0, 1, 1, 2, 0, 2])
+    law = interests.cell_transitions(cells, np.array([0, 4, 6]), np.array([3, 2]), 4)
+    popularity = np.array([2, 2, 1, 0]) / 5  # the fourth event is not counted
+    counts = np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]) + popularity
+    np.testing.assert_allclose(law, counts / counts.sum(1, keepdims=True))
+
+
+def test_cells_of_a_list_of_items_stand_by_their_first_item() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7], [1.0, 0.0, 2.0, 3.0]])
+    found = interests.best_of_cells(scores, torch.tensor([2, 0, 0, 2]), 3)
+    assert found[:, [0, 2]].tolist() == torch.tensor([[0.9, 0.7], [2.0, 3.0]]).tolist()
+    assert (found[:, 1] == -torch.inf).all()

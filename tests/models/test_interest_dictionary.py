@@ -8,10 +8,20 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from models.small import item_vectors, randomise
+from prismrec.artifacts.model_folder import write_tensors
+from prismrec.errors import LineageError
 from prismrec.models import load_model
-from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, sizes_for
+from prismrec.models.interest_dictionary import (
+    InterestDictionary,
+    InterestDictionaryConfig,
+    check_version,
+    sizes_for,
+    stamp,
+    stamped_version,
+)
 
 CONFIG = InterestDictionaryConfig(dim=8, code_dim=4, hidden=16, sizes=(3, 4))
 VECTORS = item_vectors(50)
@@ -168,3 +178,15 @@ def test_sizes_of_round_numbers() -> None:
     assert sizes_for(3416, 2, 20) == (13, 13)
     assert sizes_for(20_000, 3, 20) == (10, 10, 10)
     assert sizes_for(5, 2, 20) == (2, 2)
+
+
+def test_a_stamp_says_its_version_after_saving(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "cells.safetensors", {"cells": VECTORS.numpy(), **stamp("0123456789abcdef")})
+    assert stamped_version(load_file(tmp_path / "cells.safetensors")) == "0123456789abcdef"
+    assert stamped_version({"cells": VECTORS}) == "no version"
+
+
+def test_versions_that_differ_are_refused_by_name() -> None:
+    check_version("item cells", "aaaa", "aaaa", "here")
+    with pytest.raises(LineageError, match=r"item cells.*aaaa.*bbbb"):
+        check_version("item cells", "aaaa", "bbbb", "here")

@@ -132,3 +132,15 @@ def test_save_and_load(started: Started, tmp_path: Path) -> None:
     assert isinstance(loaded, ItemTower)
     assert loaded.config == tower.config
     assert torch.equal(loaded(text), tower(text))
+
+
+def test_a_text_alone_gives_the_vector_of_an_untrained_item(started: Started) -> None:
+    tower, text, _, trained = started
+    randomise(tower)
+    expected = tower(text, torch.as_tensor(trained))
+    found = tower.of_texts(text[COLD], text, torch.as_tensor(trained))
+    assert torch.allclose(found, expected[COLD], atol=1e-6)
+    # A new text for a trained item leaves what its behaviour says.
+    same = tower.retexted(text[:2], torch.tensor([0, 1]))
+    assert torch.allclose(same, expected[:2], atol=1e-6)
+    assert not torch.allclose(tower.retexted(text[2:4], torch.tensor([0, 1])), expected[:2], atol=1e-2)

@@ -20,10 +20,13 @@ from prismrec.models.rankers import (
     Ranker,
     RecommenderRanker,
     ServedRanker,
+    one_history,
     recent_and_long,
+    strongest_ranking,
 )
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import CellTable, RetrievalHead, RetrievalHeadConfig
+from prismrec.models.unified import UnifiedRanker
 
 LENGTHS = [20, 7, 1]
 ITEMS = item_vectors()
@@ -72,6 +75,14 @@ def gemirec(head_dictionary: str = "v1") -> GemiRecRanker:
     return GemiRecRanker(recommender_ranker(), posterior, head, table, lambda cell: f"cell {cell}")
 
 
+def unified(hymirec: float = 0.9, gemirec_weight: float = 0.3) -> UnifiedRanker:
+    """HyMiRec and GemiRec with these weights."""
+    merge = Merge(MergeConfig(("hymirec", "gemirec")))
+    merge.timed_M.copy_(torch.tensor([hymirec, gemirec_weight]))
+    merge.timeless_M.copy_(merge.timed_M)
+    return UnifiedRanker(merged(), gemirec(), merge)
+
+
 def rankers() -> list[ServedRanker]:
     return [
         PopularityRanker(np.arange(NUM_ITEMS), RECOMMENDABLE),
@@ -79,6 +90,7 @@ def rankers() -> list[ServedRanker]:
         recommender_ranker(),
         merged(),
         gemirec(),
+        unified(),
     ]
 
 
@@ -126,6 +138,28 @@ def test_interests_are_distributions_and_their_weights_sum_to_one(ranker: Served
     if kept == 100 or (kept is not None and count == kept):  # merged from these interests alone
         mixture = (ranking.weights_K[:, None] * np.exp(ranking.interest_scores_KN)).sum(0)
         np.testing.assert_allclose(np.exp(ranking.scores_N), mixture, atol=1e-5)
+
+
+@torch.no_grad()
+def test_claims_of_many_users_say_what_each_ranking_says(ranker: ServedRanker) -> None:
+    ends = [6, 7, 1]  # the first user's history goes on after it
+    claims = ranker.claims(EventTable(*histories(LENGTHS)), torch.arange(3), torch.tensor(ends))
+    for user, end in enumerate(ends):
+        items, times = (part[:end] for part in of_user(user))
+        # Until when the last event lasts is known in the table, so the ranking has to be told of the next one.
+        following = of_user(user)[1][end] if end < LENGTHS[user] else None
+        ranking = ranker.rank(items, times, 100, following)
+        np.testing.assert_allclose(np.exp(claims.scores_BN[user]), np.exp(ranking.scores_N), atol=1e-5)
+        weights = dict(zip(claims.labels_G, claims.weights_BG[user].exp().tolist(), strict=True))
+        assert {label: weights[label] for label in ranking.labels_K} == pytest.approx(
+            dict(zip(ranking.labels_K, ranking.weights_K.tolist(), strict=True)), abs=1e-5
+        )
+        with np.errstate(divide="ignore"):
+            joint_KN = ranking.interest_scores_KN + np.log(ranking.weights_K)[:, None]
+        owner_N = np.array([claims.labels_G[owner] for owner in claims.owners_BN[user].tolist()])
+        shown = RECOMMENDABLE.numpy()
+        of_owner = np.array([joint_KN[ranking.labels_K.index(owner_N[i]), i] for i in np.flatnonzero(shown)])
+        np.testing.assert_allclose(of_owner, joint_KN[:, shown].max(0), atol=1e-4)
 
 
 def test_gemirec_shows_the_number_of_interests_it_was_trained_with() -> None:
@@ -258,7 +292,7 @@ def test_interest_vectors_are_unit_vectors_one_for_each_interest(ranker: ServedR
 
 def test_the_number_of_interests() -> None:
     """Coarse; refined and "now"; both together; cells shown, but no more than have items."""
-    assert [ranker.num_interests for ranker in rankers()] == [1, 3, 3, 6, 3]
+    assert [ranker.num_interests for ranker in rankers()] == [1, 3, 3, 6, 3, 3]
 
 
 @torch.no_grad()
@@ -329,3 +363,17 @@ def test_what_a_ranker_holds_for_a_user() -> None:
     ranker = gemirec()
     cells, places = ranker.table.items_GS.shape
     assert ranker.held * NUM_ITEMS >= cells * max(places, ranker.head.config.hidden) > (ranker.held - 1) * NUM_ITEMS
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("num_interests", [1, 3, 5])
+def test_what_is_kept_of_a_user_ranks_as_the_history_does(num_interests: int) -> None:
+    """GemiRec's nearline part: a few numbers a user, and no network but the retrieval head."""
+    ranker = gemirec()
+    items, times = of_user(0)
+    kept = ranker.keep(one_history(items, times, None), 5)
+    expected = ranker.rank(items, times, num_interests)
+    found = strongest_ranking(*ranker.kept_interests(kept), num_interests)
+    assert found.labels_K == expected.labels_K
+    for one, other in zip(found[:3], expected[:3], strict=True):
+        np.testing.assert_allclose(np.exp(one), np.exp(other), atol=1e-6)

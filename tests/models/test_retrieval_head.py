@@ -55,7 +55,7 @@ def test_the_catalogue_is_one_distribution(case: Table, seed: int) -> None:
     config = PosteriorConfig(DIM, CELL_DIM, sizes, HIDDEN, 1, 2, 0.0, "v1")
     posterior = randomise(Posterior(config, cells_GE, table.occupied_G), seed)
     states = 3 * torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(seed))
-    cells_BG = posterior.log_probabilities(states)
+    cells_BG = posterior.log_probabilities(states, None)
     items_BN = head(seed).log_probabilities(users(3, seed), cells_GE, item_vectors(len(cells_N)), table)
     log_BN = cells_BG[:, cells_N] + items_BN
     assert not log_BN.isnan().any()

@@ -1,5 +1,6 @@
 """The packaging stage: what goes into the bundle, which model answers by default, and the wiring."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from prismrec.artifacts.bundle import BundleParts, KeptBundle, read_bundle
 from prismrec.data.histories import Histories
 from prismrec.errors import UserError
 from prismrec.kedro_datasets import FolderDataset
+from prismrec.models.item_text import NewItem
 from prismrec.parameters.packaging import PackagingParameters
 from prismrec.pipelines.packaging import nodes
 from prismrec.pipelines.packaging.pipeline import create_pipeline
-from serving.bundles import DIM, NUM_ITEMS, catalogue, parts
+from prismrec.serving.engine import Engine
+from serving.bundles import DIM, MAX_TOKENS, NUM_ITEMS, catalogue, parts, text_encoder_folder
 
 HYMIREC = nodes.NEEDED_PARTS["hymirec"]
 CARD = "# Model card"
@@ -46,6 +49,9 @@ def parameters(**changes: Any) -> PackagingParameters:
 def assemble(previous: Path | None = None, promoted: bool = True, **changes: Any) -> BundleParts | KeptBundle:
     given = dict(parts().parts)
     del given["popularity"]
+    del given["text_encoder"]
+    given |= {"text_model": text_encoder_folder(), "text_encoding": {"max_tokens": MAX_TOKENS}}
+    given["sequence_building_metrics"] = {"counted_events": ["watch"]}
     labels = {"0-1": "Drama"}
     arguments = (evaluation(promoted), CARD, previous, parameters(**changes), labels)
     return nodes.assemble_bundle(item_map(), histories(), *arguments, **given)
@@ -81,6 +87,25 @@ def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path
     assert counts.shape == (NUM_ITEMS,)
     assert (counts[0], counts[5], counts.sum()) == (1, 3, 4)
     assert load_file(bundle.folder / "item_vectors.safetensors")["vectors"].shape == (NUM_ITEMS, DIM)
+    assert bundle.manifest.events == ["watch"]
+
+
+def test_the_bundle_reads_texts_by_itself(tmp_path: Path) -> None:
+    assemble().save(tmp_path / "bundle")
+    facts = json.loads((tmp_path / "bundle/text_encoder/text_encoder.json").read_text())
+    assert facts == {"max_tokens": MAX_TOKENS}
+    assert load_file(tmp_path / "bundle/text_embeddings.safetensors")["embeddings"].dtype == np.float16
+    assert Engine.load(tmp_path / "bundle").recommend([NewItem("robots")]).note is None
+
+
+def test_a_text_encoder_that_was_not_trained_is_packed_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text_model").mkdir()
+    (tmp_path / "text_model/text_encoder.json").write_text("{}")
+    encoding = {"text_encoder": str(text_encoder_folder()), "max_tokens": 7}
+    packed = nodes._text_parts(tmp_path / "text_model", encoding, {"embeddings": np.zeros((2, 3), np.float32)})
+    packed["text_encoder"].save(tmp_path / "packed")
+    assert (tmp_path / "packed/model.safetensors").is_file()
+    assert json.loads((tmp_path / "packed/text_encoder.json").read_text())["max_tokens"] == 7
 
 
 def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
@@ -88,7 +113,14 @@ def test_a_bundle_is_tried_out_and_measured(tmp_path: Path) -> None:
     parts().save(bundle_folder)
     metrics = nodes.measure_bundle(bundle_folder, evaluation(), parameters())
     assert metrics["default_model"] == "hymirec"
-    assert metrics["models"] == ["gemirec", "hymirec", "lightweight_encoder", "llm_recommender", "popularity"]
+    assert metrics["models"] == [
+        "gemirec",
+        "hymirec",
+        "lightweight_encoder",
+        "llm_recommender",
+        "popularity",
+        "prismrec",
+    ]
     assert metrics["items"] == NUM_ITEMS
     files = [file for file in bundle_folder.rglob("*") if file.is_file() and file.name != "manifest.json"]
     assert (metrics["files"], metrics["bytes"]) == (len(files), sum(file.stat().st_size for file in files))
@@ -198,6 +230,9 @@ def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
             "model_card": MemoryDataset(CARD),
             "previous_bundle": FolderDataset(filepath=str(tmp_path / "bundle"), nullable=True),
             "interest_labels": MemoryDataset({}),
+            "text_model": MemoryDataset(text_encoder_folder()),
+            "text_encoding": MemoryDataset({"max_tokens": MAX_TOKENS}),
+            "sequence_building_metrics": MemoryDataset({}),
             "params:packaging": MemoryDataset(parameters()),
             "bundle": FolderDataset(filepath=str(tmp_path / "bundle")),
         }
@@ -205,5 +240,7 @@ def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
     SequentialRunner().run(create_pipeline().only_nodes("packaging.assemble_bundle"), catalog)
     manifest = read_bundle(catalog.load("bundle")).manifest
     tensors = {f"{name}.safetensors" for name in {*nodes.MODEL_PARTS, "popularity"} - {"dictionary"}}
-    assert set(manifest.files) == {"items.jsonl", "README.md", "dictionary/config.json", *tensors}
+    others = {name for name in manifest.files if not name.startswith("text_encoder/")}
+    assert others == {"items.jsonl", "README.md", "dictionary/config.json", *tensors}
+    assert "text_encoder/model.safetensors" in manifest.files
     assert manifest.versions.dictionary == "d1"

@@ -141,3 +141,32 @@ def test_codes_in_use_are_not_taken_for_dead_when_batches_are_larger_than_the_st
     batch = rows.repeat(35, 1)[:2048]
     assert torch.bincount(made(batch).codes_nC[:, 0], minlength=4).min() > 0.05 * len(batch), "all are in use"
     assert made.follow(made(batch), torch.Generator().manual_seed(0)) == 0
+
+
+@pytest.mark.parametrize("sizes", [(5,), (6, 6), (4, 4, 4)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_codes_and_moving_averages_are_those_of_vector_quantize_pytorch(sizes: tuple[int, ...], seed: int) -> None:
+    """The same codes from random inputs, and after three updates the same codebooks."""
+    from vector_quantize_pytorch import ResidualVQ
+
+    made, dim = quantizer(sizes, 6, seed), 6
+    theirs = ResidualVQ(
+        dim=dim, num_quantizers=len(sizes), codebook_size=sizes[0], decay=DECAY, threshold_ema_dead_code=0,
+        ema_update=True, kmeans_init=False,
+    ).train()  # fmt: skip
+    for level, layer in enumerate(theirs.layers):
+        codebook = layer._codebook
+        load = torch.full((sizes[level],), 40.0)
+        getattr(made, f"load_{level}").copy_(load)
+        codebook.embed.data.copy_(made.codes(level)[None])
+        codebook.cluster_size.data.copy_(load[None])
+        codebook.embed_avg.data.copy_((made.codes(level) * load[:, None])[None])
+    for step in range(3):
+        rows = inputs(300, dim, seed=10 * seed + step)
+        found = made(rows)
+        assert torch.bincount(found.codes_nC[:, 0], minlength=sizes[0]).min() > 0
+        _, codes, _ = theirs(rows[None])
+        assert torch.equal(found.codes_nC, codes[0])
+        assert made.follow(found, torch.Generator().manual_seed(0)) == 0, "no code is dead here"
+        for level, layer in enumerate(theirs.layers):
+            torch.testing.assert_close(made.codes(level), layer._codebook.embed[0], atol=1e-4, rtol=1e-4)

@@ -1,19 +1,27 @@
 """A small bundle of all models with random weights, for all tests of serving."""
 
 import math
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from prismrec.artifacts.bundle import BundleParts, CatalogueItem
 from prismrec.models import backbone
-from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
+from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, stamp
+from prismrec.models.item_text import NewItem
+from prismrec.models.item_tower import ItemTower, ItemTowerConfig
 from prismrec.models.lightweight_encoder import LightweightEncoder, LightweightEncoderConfig
 from prismrec.models.linear_transitions import LinearTransitions, LinearTransitionsConfig
 from prismrec.models.merge import Merge, MergeConfig
+from prismrec.models.new_items import PackedTextEncoder
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
+from prismrec.models.text_encoder import TextEncoder
 from prismrec.quantization.codebook import Codebook
 
 NUM_ITEMS = 60
@@ -21,6 +29,9 @@ DIM = 8
 NUM_INTERESTS = 3
 SIZES = (3, 3)
 GENRES = ("Drama", "Comedy", "Horror")
+UNTRAINED = [57, 58]  # items without behaviour: their vectors come from their texts alone
+WORDS = ("Film", "Drama", "Comedy", "Horror", "robots", "quiet", ".", ",", *map(str, range(10)))
+MAX_TOKENS = 24
 DECODER = {
     "model_type": "qwen3",
     "hidden_size": 16,
@@ -46,9 +57,13 @@ def catalogue(num_items: int = NUM_ITEMS) -> list[CatalogueItem]:
 def parts(seed: int = 0) -> BundleParts:
     """Every model that a bundle may hold; i0 is the most popular item, then i1, …"""
     torch.manual_seed(seed)
-    vectors_ND = np.random.default_rng(seed).standard_normal((NUM_ITEMS, DIM)).astype(np.float32)
-    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     active_N = np.array([item.active for item in catalogue()])
+    trained_N = np.ones(NUM_ITEMS, dtype=bool)
+    trained_N[UNTRAINED] = False
+    text_NE = text_embeddings()
+    tower = _tower(text_NE, trained_N)
+    with torch.no_grad():
+        vectors_ND = tower(text_NE, torch.from_numpy(trained_N)).numpy()
     codebook = Codebook.fit(vectors_ND, layers=2, codes=8, iterations=2, seed=seed)
     codes = codebook.encode(vectors_ND)
     dictionary = InterestDictionary(InterestDictionaryConfig(DIM, code_dim=4, hidden=8, sizes=SIZES)).eval()
@@ -58,7 +73,10 @@ def parts(seed: int = 0) -> BundleParts:
     return BundleParts(
         items=catalogue(),
         parts={
-            "item_vectors": {"vectors": vectors_ND, "recommendable": active_N},
+            "item_vectors": {"vectors": vectors_ND, "recommendable": active_N, "trained": trained_N},
+            "item_tower": tower,
+            "text_encoder": PackedTextEncoder(str(text_encoder_folder()), {"max_tokens": MAX_TOKENS}),
+            "text_embeddings": {"embeddings": text_NE.numpy().astype(np.float16)},
             "lightweight_encoder": _encoder(),
             "codebook": codebook,
             "item_codes": {"codes": codes.codes_nL, "coefficients": codes.coefficients_nL},
@@ -66,17 +84,49 @@ def parts(seed: int = 0) -> BundleParts:
             "transitions": _transitions(),
             "merge": _merge(),
             "dictionary": dictionary,
-            "item_cells": {"cells": cells_N},
+            "item_cells": {"cells": cells_N, **stamp(dictionary.version)},
             "posterior": _posterior(dictionary, cells_N[active_N]),
             "retrieval": RetrievalHead(
                 RetrievalHeadConfig(DIM, _cell_dim(dictionary), 8, 0.0, NUM_INTERESTS, dictionary.version)
             ).eval(),
+            "unified_merge": _unified_merge(),
             "popularity": {"counts": np.arange(NUM_ITEMS, 0, -1, dtype=np.int64)},
         },
         default_model="hymirec",
         dictionary_version=dictionary.version,
         created_from={"split_hash": f"seed-{seed}"},
     )
+
+
+@cache
+def text_encoder_folder() -> Path:
+    """A small text encoder that knows a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from models.checkpoints import save_checkpoint
+
+    folder = save_checkpoint("bert", Path(tempfile.mkdtemp(prefix="text-encoder-")))
+    vocabulary = {word: index for index, word in enumerate(["<unk>", "<pad>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    return folder
+
+
+@cache
+def text_embeddings() -> torch.Tensor:
+    """Of the catalogue's texts."""
+    texts = [NewItem(item.title, categories=item.categories).text for item in catalogue()]
+    return torch.from_numpy(TextEncoder(str(text_encoder_folder()), MAX_TOKENS).encode(texts))
+
+
+def _tower(text_NE: torch.Tensor, trained_N: np.ndarray) -> ItemTower:
+    tower = ItemTower(ItemTowerConfig(NUM_ITEMS, text_NE.shape[1], DIM))
+    spectral_ND = F.normalize(torch.randn(NUM_ITEMS, DIM), dim=1).numpy() * trained_N[:, None]
+    tower.start_from(text_NE, spectral_ND, trained_N)
+    return tower.eval()
 
 
 def _encoder() -> LightweightEncoder:
@@ -118,3 +168,10 @@ def _posterior(dictionary: InterestDictionary, cells_N: np.ndarray) -> Posterior
 
 def _cell_dim(dictionary: InterestDictionary) -> int:
     return dictionary.cell_embeddings().shape[1]
+
+
+def _unified_merge() -> Merge:
+    merge = Merge(MergeConfig(("hymirec", "gemirec")))
+    merge.timed_M.copy_(torch.tensor([0.9, 0.2]))
+    merge.timeless_M.copy_(torch.tensor([0.8, 0.3]))
+    return merge.eval()

@@ -6,9 +6,11 @@ its own bundle gives a wrong answer.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.error
@@ -25,6 +27,7 @@ from packaging.version import Version
 
 from prismrec.pipelines.packaging import nodes
 from prismrec.serving.engine import Engine
+from prismrec.serving.switching import point_to
 from serving.bundles import parts
 
 PROJECT = Path(__file__).parents[2]
@@ -39,7 +42,7 @@ HEAVY = (
     "peft",
     "accelerate",
 )
-MODELS = ("popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec")
+MODELS = ("popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec", "prismrec")
 LOCAL_VARIABLES = ("BENTOML_", "PRISMREC_", "PYTHON")
 QUESTIONS: tuple[dict[str, Any], ...] = (
     *({"history": [f"i{n}" for n in range(9)], "k": 20, "model": model} for model in MODELS),
@@ -54,6 +57,7 @@ class Built(NamedTuple):
     home: Path
     bundle: Path
     bento: str
+    other_model: str
     environment: dict[str, str]
 
 
@@ -75,7 +79,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         assert nodes.store_model_and_build_bento(folder / "first") == first
         second = nodes.store_model_and_build_bento(folder / "second")
     assert first["model"] != second["model"]
-    return Built(folder / "home", folder / "first", first["bento"], environment)
+    return Built(folder / "home", folder / "first", first["bento"], second["model"], environment)
 
 
 def sources(built: Built) -> Path:
@@ -85,15 +89,17 @@ def sources(built: Built) -> Path:
 
 
 @contextmanager
-def serving(python: Path, built: Built, cwd: Path) -> Iterator[str]:
-    """Run `bentoml serve` and give its address once it is ready."""
+def serving(python: Path, built: Built, cwd: Path, **variables: str) -> Iterator[str]:
+    """Run `bentoml serve` and give its address once it is ready; its log is `server.log`, its id `server.pid`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(python), "-m", "bentoml", "serve", built.bento, "--host", "127.0.0.1", "--port", str(port)]
     log = cwd / "server.log"
     with log.open("wb") as output:
-        server = subprocess.Popen(command, cwd=cwd, env=built.environment, stdout=output, stderr=output)
+        environment = {**built.environment, **variables}
+        server = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
+    (cwd / "server.pid").write_text(str(server.pid))
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server, log)
         yield f"http://127.0.0.1:{port}"
@@ -114,9 +120,9 @@ def _wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) 
     raise AssertionError(f"the service is not ready after two minutes\n{log.read_text()}")
 
 
-def ask(address: str, body: Any) -> tuple[int, Any]:
+def ask(address: str, body: Any, path: str = "/recommend") -> tuple[int, Any]:
     """Post a question as `curl -d` does, and return status and content of the answer."""
-    request = urllib.request.Request(f"{address}/recommend", json.dumps(body).encode(), method="POST")
+    request = urllib.request.Request(f"{address}{path}", json.dumps(body).encode(), method="POST")
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -143,16 +149,150 @@ def assert_answers_like_the_engine(address: str, built: Built) -> None:
             assert [item["score"] for item in got] == pytest.approx(scores, abs=1e-5)
 
 
-def test_served_over_http(built: Built, tmp_path: Path) -> None:
+def get(address: str, path: str) -> str:
+    """A new connection each time, so that any worker may answer."""
+    with urllib.request.urlopen(f"{address}{path}", timeout=60) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_two_workers_are_one_service(built: Built, tmp_path: Path) -> None:
+    """It answers like the engine; added items, metrics, a switch of bundles under load, a shutdown in flight."""
     # This environment has the project installed: the Bento has to run its own code all the same.
     (sources(built) / "prismrec/__init__.py").write_text('__version__ = "the bento\'s"\n')
-    with serving(Path(sys.executable), built, tmp_path) as address:
+    variables = {
+        "PRISMREC_WORKERS": "2",
+        "PRISMREC_ITEMS": str(tmp_path / "items"),
+        "PRISMREC_HISTORY": f"sqlite:///{tmp_path}/events.db",
+    }
+    with serving(Path(sys.executable), built, tmp_path, **variables) as address:
         assert_answers_like_the_engine(address, built)
-        with urllib.request.urlopen(f"{address}/model", timeout=60) as answer:
-            assert json.load(answer)["prismrec"] == "the bento's"
+        assert json.loads(get(address, "/model"))["prismrec"] == "the bento's"
+        added = {"items": [{"item_id": "new", "title": "robots"}]}
+        assert ask(address, added, "/items")[1]["generation"] == 1
+        for _ in range(10):  # whichever worker answers
+            _, content = ask(address, {"history": ["new"], "allow": ["new"], "exclude_seen": False})
+            assert [item["item_id"] for item in content["items"]] == ["new"]
+            assert content["unknown_items"] == []
         status, content = ask(address, {"history": ["i1"], "k": 0})
         assert status == 400
         assert content["detail"][0]["msg"] == "k is 0; input should be greater than or equal to 1"
+        _share_histories(address)
+        _switch_under_load(address, built)
+        metrics = get(address, "/metrics")
+        for line in (
+            'prismrec_requests_total{path="/recommend",status="200"}',
+            'prismrec_step_seconds_count{step="encode"}',
+            'prismrec_step_seconds_count{step="search"}',
+            'prismrec_step_seconds_count{step="merge"}',
+            'prismrec_cache_total{cache="texts",outcome="miss"}',
+            'prismrec_cache_total{cache="interests",outcome="hit"} 9.0',
+        ):
+            assert line in metrics
+        _shut_down_in_flight(address, int((tmp_path / "server.pid").read_text()))
+    log = (tmp_path / "server.log").read_text()
+    assert "400 k is 0" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_it_outlives_rude_clients_and_the_kill_of_a_worker(built: Built, tmp_path: Path) -> None:
+    """Connections that stall or break off hold nobody up; a worker that is killed comes back, no answer is wrong."""
+    with serving(Path(sys.executable), built, tmp_path, PRISMREC_WORKERS="2") as address:
+        expected = ask(address, {"history": ["i1", "i2"], "k": 3})
+        host, _, port = address.removeprefix("http://").partition(":")
+        head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+        stalled = [socket.create_connection((host, int(port))) for _ in range(20)]
+        for connection in stalled:
+            connection.sendall(head)
+        for number in range(20):
+            with socket.create_connection((host, int(port))) as rude:
+                rude.sendall(head[: 10 * number])
+        assert ask(address, {"history": ["i1", "i2"], "k": 3}) == expected
+        assert stalled[0].recv(100).startswith(b"HTTP/1.1 408")
+        for connection in stalled:
+            connection.close()
+        server = (tmp_path / "server.pid").read_text()
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", server], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        lost = 0
+        for _ in range(300):
+            try:
+                assert ask(address, {"history": ["i1", "i2"], "k": 3}) == expected
+            except OSError:  # what the killed worker had in its hands
+                lost += 1
+        assert lost <= 2
+        deadline = time.monotonic() + 120
+        while (tmp_path / "server.log").read_text().count("Service prismrec initialized") < 3:
+            assert time.monotonic() < deadline, "no worker came in its place"
+            time.sleep(0.5)
+
+
+def _share_histories(address: str) -> None:
+    """Whichever worker was sent a user's events, both answer from them, until the user is forgotten."""
+    events = [{"item_id": "i3", "timestamp": 100}, {"item_id": "i7", "timestamp": 200}]
+    assert ask(address, {"user": "ada", "events": events}, "/events") == (
+        200,
+        {"added": 2, "events": 2, "unknown_items": []},
+    )
+    answers = {get(address, "/recommend/ada?model=gemirec&k=3") for _ in range(10)}
+    assert len(answers) == 1
+    assert json.loads(answers.pop())["note"] is None
+    request = urllib.request.Request(f"{address}/users/ada", method="DELETE")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert json.load(answer) == {"deleted_events": 2}
+    for _ in range(10):
+        assert "history is empty" in json.loads(get(address, "/recommend/ada"))["note"]
+
+
+def _switch_under_load(address: str, built: Built) -> None:
+    """No request is lost or mixed up while both workers switch to the other bundle, and back."""
+    models = {Engine.load(built.bundle).versions.model}
+    seen: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            status, content = ask(address, {"history": ["i1", "i2"], "k": 3})
+            seen.append((status, content["versions"]["model"]))
+
+    clients = [threading.Thread(target=client) for _ in range(3)]
+    for thread in clients:
+        thread.start()
+    for tag in (built.other_model, None):
+        point_to(built.home, tag)
+        _wait_until_all_serve(address, seen, ours=tag is None, models=models)
+    stop.set()
+    for thread in clients:
+        thread.join()
+    assert {status for status, _ in seen} == {200}
+    assert len({model for _, model in seen}) == 2
+    # What was added under the first bundle is there under the other one, and again under the first.
+    assert json.loads(get(address, "/model"))["added_items"] == 1
+
+
+def _wait_until_all_serve(address: str, seen: list[tuple[int, str]], ours: bool, models: set[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        answers = [json.loads(get(address, "/model"))["versions"]["model"] for _ in range(8)]
+        if all((model in models) == ours for model in answers):
+            return
+    raise AssertionError(f"the workers did not switch within a minute: {seen[-5:]}")
+
+
+def _shut_down_in_flight(address: str, server: int) -> None:
+    """A request that runs is answered, though the service is told to stop."""
+    answers = []
+    body = {"requests": [{"history": [f"i{n % 59}" for n in range(10_000)]}] * 64}
+    thread = threading.Thread(target=lambda: answers.append(ask(address, body, "/recommend_batch")))
+    thread.start()
+    time.sleep(0.2)
+    assert not answers, "it is answered already: make it a larger one"
+    os.kill(server, signal.SIGTERM)
+    thread.join()
+    ((status, content),) = answers
+    assert status == 200
+    assert len(content["responses"]) == 64
 
 
 def test_served_in_a_clean_environment(built: Built, tmp_path: Path) -> None:
@@ -196,9 +336,10 @@ print(prismrec.__file__)
     assert run.stdout.strip() == str(sources(built) / "prismrec/__init__.py")
 
 
-def test_pins_are_those_of_the_project_s_core() -> None:
+def test_pins_are_those_of_the_project_s_core_and_of_the_store() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    core = {Requirement(line).name: Requirement(line).specifier for line in project["dependencies"]}
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["redis"]]
+    core = {Requirement(line).name: Requirement(line).specifier for line in wanted}
     options = yaml.safe_load((PROJECT / "bentofile.yaml").read_text())["python"]["packages"]
     pins = {Requirement(line).name: next(iter(Requirement(line).specifier)) for line in options}
     # BentoML pins itself, and brings click, which only the command line needs.

@@ -5,12 +5,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prismrec.artifacts.bundle import CatalogueItem, Versions
 from prismrec.errors import UserError
-from prismrec.serving.engine import EMPTY_NOTE, UNKNOWN_NOTE, Engine, UnknownModel, top_k
+from prismrec.models.item_rows import ItemRows
+from prismrec.models.item_text import NewItem
+from prismrec.serving.added_items import AddedItem
+from prismrec.serving.answers import Reason
+from prismrec.serving.engine import EMPTY_NOTE, NEW_NOTE, UNKNOWN_NOTE, Engine, NoTexts, NotHere, UnknownModel
+from prismrec.serving.lists import top_k
 
 INF = np.inf
 VERSIONS = Versions(model="m", dictionary=None, data="d")
@@ -148,7 +154,9 @@ def test_top_k_is_the_head_of_a_full_stable_sort(scores: list[float], k: int) ->
     assert top_k(np.array(scores), k).tolist() == best_first[:k]
 
 
-@pytest.mark.parametrize("model", ["popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec"])
+@pytest.mark.parametrize(
+    "model", ["popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec", "prismrec"]
+)
 def test_every_model_of_a_bundle_answers(bundle_folder: Path, model: str) -> None:
     answer = Engine.load(bundle_folder).recommend(["i3", "i7", "i59"], k=59, model=model, num_interests=2)
     assert answer.model == model
@@ -176,3 +184,173 @@ def test_a_bundle_on_disk_answers(bundle_folder: Path) -> None:
 def test_same_history_same_answer(bundle_folder: Path) -> None:
     first, second = Engine.load(bundle_folder), Engine.load(bundle_folder)
     assert first.recommend(["i1", "i2"]) == second.recommend(["i1", "i2"])
+
+
+# Filters, dials, texts, added items: on a whole bundle.
+
+
+@pytest.fixture(scope="module")
+def whole(bundle_folder: Path) -> Engine:
+    return Engine.load(bundle_folder)
+
+
+def test_filters_hide_from_every_list(whole: Engine) -> None:
+    answer = whole.recommend(["i1"], k=200, categories=["Comedy", "Nothing"], deny=["i4", "i10", "nobody"])
+    expected = {f"i{number}" for number in range(1, 59, 3)} - {"i1", "i4", "i10"}
+    for items in (answer.items, *(interest.items for interest in answer.interests)):
+        assert set(ids(items)) == expected
+    allowed = whole.recommend(["i1"], k=200, allow=["i7", "i8", "i1"], categories=["Comedy"])
+    assert ids(allowed.items) == ["i7"]
+    assert ids(whole.recommend(["i1"], allow=["nobody"]).items) == []
+
+
+def test_diversity_takes_turns_among_interests_and_keeps_the_first(whole: Engine) -> None:
+    for model in ("hymirec", "gemirec"):
+        answers = [whole.recommend(["i1", "i5"], k=8, model=model, diversity=d) for d in (0.0, 0.5, 1.0)]
+        assert {answer.items[0].item_id for answer in answers} == {answers[0].items[0].item_id}
+        distinct = [len({item.interest for item in answer.items}) for answer in answers]
+        assert distinct == sorted(distinct)
+        assert distinct[-1] > 1
+        assert answers[0] == whole.recommend(["i1", "i5"], k=8, model=model)
+
+
+def test_novelty_turns_the_models_that_have_the_dial_and_is_said_of_the_others(whole: Engine) -> None:
+    history = ids(whole.recommend(["i1"], model="gemirec").interests[0].items)
+    plain = whole.recommend(history, model="gemirec", exclude_seen=False)
+    turned = whole.recommend(history, model="gemirec", exclude_seen=False, novelty=5.0)
+    assert (plain.note, turned.note) == (None, None)
+    weights = [{i.id: i.weight for i in answer.interests} for answer in (plain, turned)]
+    assert weights[0] != weights[1]
+    assert "novelty" in (whole.recommend(["i1"], model="llm_recommender", novelty=1.0).note or "")
+
+
+def test_reasons_are_the_nearest_items_of_the_history(whole: Engine) -> None:
+    answer = whole.recommend(["i1", "i2", "i3", "i4", "i2"], k=5)
+    assert whole._state.rows is not None
+    vectors_ND = whole._state.rows.vectors_ND.numpy()
+    for interest in answer.interests:
+        assert len(interest.reasons) == 3
+        first = [int(item.item_id[1:]) for item in whole.recommend(["i1", "i2", "i3", "i4", "i2"], k=10).items]
+        assert first  # the lists are longer than what stands for the interest
+        assert {reason.item_id for reason in interest.reasons} < {"i1", "i2", "i3", "i4"}
+    one = whole.recommend(["i1", "i2", "i3", "i4", "i2"], k=10).interests[0]
+    mean_D = vectors_ND[[int(item.item_id[1:]) for item in one.items]].mean(0)
+    nearest = sorted([1, 2, 3, 4], key=lambda row: -float(vectors_ND[row] @ mean_D))[:3]
+    assert [reason.item_id for reason in one.reasons] == [f"i{row}" for row in nearest]
+
+
+def test_only_cells_of_the_dictionary_carry_its_version(whole: Engine) -> None:
+    cells = whole.recommend(["i1"], model="gemirec").interests
+    assert {interest.dictionary for interest in cells} == {whole.versions.dictionary}
+    assert {interest.dictionary for interest in whole.recommend(["i1"]).interests} == {None}
+
+
+def test_a_text_stands_in_a_history_as_an_item_would(whole: Engine) -> None:
+    # i57 was never trained: its vector is that of its text, up to half precision.
+    by_id = whole.recommend(["i1", "i57"], k=5, exclude_seen=False, model="lightweight_encoder")
+    text = NewItem("Film 57", categories=("Drama",))
+    by_text = whole.recommend(["i1", text, text], k=5, exclude_seen=False, model="lightweight_encoder")
+    once = whole.recommend(["i1", text], k=5, exclude_seen=False, model="lightweight_encoder")
+    assert ids(once.items) == ids(by_id.items)
+    assert [item.score for item in once.items] == pytest.approx([item.score for item in by_id.items], abs=1e-2)
+    assert by_text.items != once.items  # twice counts twice
+    assert Reason(None, "Film 57") in once.interests[0].reasons
+    for model in ("hymirec", "gemirec", "llm_recommender"):
+        assert len(whole.recommend([text], k=59, model=model).items) == 59  # the guest itself is never shown
+
+
+def test_texts_need_a_bundle_that_reads_them(bundle_folder: Path) -> None:
+    engine = Engine.load(bundle_folder)
+    engine.reader = None
+    with pytest.raises(NoTexts, match="no text encoder"):
+        engine.recommend([NewItem("robots")])
+    with pytest.raises(NoTexts):
+        engine.add_items([AddedItem("n", "robots")])
+    with pytest.raises(NotHere):
+        Engine.load(bundle_folder).add_items([AddedItem("n", "robots")])
+
+
+def test_kinds_of_events_that_do_not_count_are_left_out(engine: Engine) -> None:
+    counted = Engine(engine.catalogue.items, engine.rankers, "gemirec", VERSIONS, {}, "b", counted_events=["buy"])
+    counted.recommend(["a", "b", "a"], timestamps=[1, 2, 3], events=["view", "buy", "buy"])
+    counted.recommend(["a", "b"])
+    engine.recommend(["a"], events=["view"])  # every kind counts there
+    asked = engine.rankers["gemirec"].asked  # type: ignore[attr-defined]
+    assert [history for history, _ in asked] == [[1, 0], [0, 1], [0]]
+
+
+def test_added_items_are_recommended_at_once_by_every_worker_and_after_a_restart(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    writer, reader = (Engine.load(bundle_folder, tmp_path / "added") for _ in range(2))
+    assert writer.add_items([AddedItem("n1", "robots", "", ("Drama",))]).generation == 1
+    described = writer.add_items([AddedItem("n2", "quiet"), AddedItem("i59", "Film 59 robots")])
+    assert (described.items, described.active_items, described.added_items) == (62, 62, 2)
+    reader.refresh()
+    restarted = Engine.load(bundle_folder, tmp_path / "added")
+    for model in ("hymirec", "gemirec", "popularity", "lightweight_encoder"):
+        answers = [one.recommend(["i1", "n1"], k=200, model=model) for one in (writer, reader, restarted)]
+        assert answers[0] == answers[1] == answers[2]
+        assert {"n2", "i59"} < set(ids(answers[0].items))
+        assert len(answers[0].items) == 60
+    assert restarted.recommend(["n1"]).unknown_items == []
+    assert "robots" in {item.title for item in restarted.similar("i3", 200)}
+
+
+def test_damaged_additions_are_said_once_and_what_was_served_goes_on(
+    bundle_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, reader = (Engine.load(bundle_folder, tmp_path / "added") for _ in range(2))
+    writer.add_items([AddedItem("n1", "robots")])
+    reader.refresh()
+    writer.add_items([AddedItem("n2", "quiet")])
+    (tmp_path / "added/00000002/items.jsonl").write_text("{}")
+    for _ in range(2):
+        reader.refresh()
+    assert reader.description.generation == 1
+    assert len(caplog.records) == 1
+    with pytest.raises(UserError, match="content is not what was written"):
+        Engine.load(bundle_folder, tmp_path / "added")
+
+
+def test_an_item_whose_text_changes_keeps_its_behaviour(bundle_folder: Path, tmp_path: Path) -> None:
+    engine = Engine.load(bundle_folder, tmp_path / "added")
+    same = AddedItem("i3", "Film 3", "", ("Drama",))
+    assert engine._state.rows is not None
+    before_D = engine._state.rows.vectors_ND[3].clone()
+    engine.add_items([same])
+    assert torch.allclose(engine._state.rows.vectors_ND[3], before_D, atol=1e-2)
+    engine.add_items([AddedItem("i3", "quiet robots")])
+    after_D = engine._state.rows.vectors_ND[3]
+    assert not torch.allclose(after_D, before_D, atol=1e-2)
+    assert engine.catalogue.items[3].title == "quiet robots"
+    assert len(engine.catalogue) == 60
+
+
+def test_among_popular_items_each_fifth_is_new(bundle_folder: Path, tmp_path: Path) -> None:
+    engine = Engine.load(bundle_folder, tmp_path / "added")
+    engine.add_items([AddedItem("old", "robots"), AddedItem("young", "quiet")])
+    answer = engine.recommend([], k=11)
+    assert ids(answer.items) == ["i0", "i1", "i2", "i3", "young", "i4", "i5", "i6", "i7", "old", "i8"]
+    assert [interest.id for interest in answer.interests] == ["popular", "new"]
+    assert answer.note == EMPTY_NOTE + NEW_NOTE
+    scores = [item.score for item in answer.items]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_cell_that_the_posterior_does_not_know_is_not_given_to_a_new_item(bundle_folder: Path) -> None:
+    rows = ItemRows.load(bundle_folder)
+    assert rows.cells_N is not None
+    used = set(rows.cells_N[rows.known_R].tolist())
+    vectors_XD = torch.nn.functional.normalize(torch.randn(200, rows.vectors_ND.shape[1]), dim=1)
+    grown = rows.grown(torch.arange(60, 260), vectors_XD, guests=5)
+    assert grown.cells_N is not None
+    assert rows.dictionary is not None
+    wanted = rows.dictionary.cell_index(rows.dictionary.codes_of(vectors_XD))
+    given = grown.cells_N[60:260]
+    assert set(given.tolist()) <= used
+    known = torch.tensor([cell in used for cell in wanted.tolist()])
+    assert torch.equal(given[known], wanted[known])
+    assert (len(grown.vectors_ND), grown.first_guest) == (265, 260)
+    assert not grown.recommendable_N[260:].any()
+    assert len(rows.vectors_ND) == 60

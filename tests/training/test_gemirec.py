@@ -1,5 +1,6 @@
 """Training of posterior and retrieval head: their losses sum to the exact likelihood of the next item."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,20 @@ import torch
 
 from models.small import DIM, item_vectors, randomise, small_encoder
 from prismrec.models import backbone
-from prismrec.models.gemirec import GemiRecRanker
+from prismrec.models.gemirec import GemiRecRanker, gemirec_ranker
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.rankers import RecommenderRanker
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import CellTable, RetrievalHead, RetrievalHeadConfig
-from prismrec.training.gemirec import PosteriorTask, RetrievalTask
-from prismrec.training.loop import fit
+from prismrec.training.gemirec import PosteriorTask, RetrievalTask, fit_temperature
+from prismrec.training.loop import Share, fit
 from training.small import NUM_ITEMS, Walks, next_item, random_lengths, training
 
 RECENT = 6
 NOT_RECOMMENDABLE = [4, 11]
 
 
-def ranker(seed: int = 0) -> GemiRecRanker:
+def ranker(seed: int = 0, variant: str = "in_cell", prior: bool = False, hidden: int = 12) -> GemiRecRanker:
     torch.manual_seed(seed)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
     recommender = Recommender(RecommenderConfig(DIM, 2, RECENT, 12, False, 0.1, "scratch"), small_encoder(), decoder)
@@ -31,10 +32,10 @@ def ranker(seed: int = 0) -> GemiRecRanker:
     items = item_vectors(NUM_ITEMS)
     context = RecommenderRanker(recommender, items, items, items, recommendable)
     table = CellTable(torch.arange(NUM_ITEMS) // 3, recommendable, 12)  # cells 10 and 11 are empty
-    config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1")
+    config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1", prior=prior)
     posterior = Posterior(config, torch.randn(12, 6), table.occupied_G)
-    head = RetrievalHead(RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, "v1"))
-    return GemiRecRanker(context, posterior.eval(), head.eval(), table, str)
+    head = RetrievalHead(RetrievalHeadConfig(DIM, 6, hidden, 0.1, 3, "v1", variant))
+    return gemirec_ranker(context, posterior.eval(), head.eval(), table, str)
 
 
 def world(lengths: list[int] | None = None) -> Walks:
@@ -88,10 +89,11 @@ def test_positions_know_their_next_item() -> None:
 
 
 @torch.no_grad()
-def test_the_two_losses_are_the_exact_likelihood_of_the_next_item() -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_the_two_losses_are_the_exact_likelihood_of_the_next_item(prior: bool) -> None:
     """MIPDM's loss + the in-cell loss = -log P(i | u) of the ranker that serves, at every position."""
     walks = world([5, 6, 7, 8, 8, 7])  # windows that start at the first event: positions are served the same way
-    ranked = ranker()
+    ranked = ranker(prior=prior)
     posterior, retrieval = (task(kind, walks, ranked) for kind in (PosteriorTask, RetrievalTask))
     (batch,) = posterior.epoch(np.random.default_rng(0))
     total = posterior.loss(batch).total + retrieval.loss(batch).total
@@ -141,3 +143,136 @@ def test_histories_no_longer_than_the_recent_window_train_too(kind: Task) -> Non
     made = task(kind, world([RECENT] * 20), ranked, epochs=1)
     fit(made, training(epochs=1), 0)
     assert not any(parameter.requires_grad for parameter in ranked.context.recommender.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("horizon", [1, 3, 50])
+def test_the_horizon_is_the_cells_of_the_next_items(horizon: int) -> None:
+    """Each position's loss is the mean of -log P of its next items' cells, as far as the window goes."""
+    walks, ranked = world([9, 6, 12, 5]), ranker()
+    made = PosteriorTask(ranked, walks.data(), training(), 0, horizon)
+    (batch,) = made.epoch(np.random.default_rng(0))
+    chosen = made.positions(batch)
+    states = ranked.posterior(chosen.recent, chosen.context_BLD, made.items_ND, made.table.cells_N)
+    log_PG = ranked.posterior.log_probabilities(chosen.rows.take(states), None)
+    expected, longest = [], 0
+    for row, (user, back) in enumerate(zip(chosen.rows.users_P.tolist(), chosen.rows.back_P.tolist(), strict=True)):
+        window = chosen.recent.items_BL[user].tolist()
+        here = len(window) - back
+        later = [item for item in window[here + 1 : here + 1 + horizon] if item not in NOT_RECOMMENDABLE]
+        longest = max(longest, len(later))
+        expected.append(-sum(log_PG[row, item // 3] for item in later) / len(later))
+    assert longest == min(horizon, RECENT - 1)
+    torch.testing.assert_close(made.loss(batch).total, torch.stack(expected).mean(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_the_temperature_is_the_likeliest_one(prior: bool) -> None:
+    """And where all logits are twice what they were, it is twice what it was."""
+    ranked, data, parameters = ranker(prior=prior), world(random_lengths(80)).data(), training(learning_rate=0.02)
+    with torch.no_grad():
+        ranked.context.recommender.log_scale.zero_()  # an untrained recommender should not be sure of anything
+    fit(PosteriorTask(ranked, data, parameters, 0), parameters, 0)
+    found = fit_temperature(ranked, data)
+    assert found == ranked.posterior.config.temperature
+    assert 0.3 < found < 1.9, "within its bounds, and twice it too"
+    cases = data.validation
+    known = ranked.table.recommendable_N[cases.targets_CT[:, 0]]
+    cells = ranked.table.cells_N[cases.targets_CT[known]]
+    likelihood = {}
+    for temperature in (found, 0.25, 0.9 * found, 1.1 * found, 4.0):
+        ranked.posterior.config = replace(ranked.posterior.config, temperature=temperature)
+        with torch.no_grad():
+            log = ranked.cells(data.events, cases.users_C[known], cases.starts_C[known])
+        likelihood[temperature] = float(log.gather(1, cells).sum())
+    assert max(likelihood, key=likelihood.__getitem__) == found, likelihood
+    with torch.no_grad():
+        for parameter in (
+            *ranked.posterior.level_out.parameters(),
+            *([ranked.posterior.prior_weight] if prior else []),
+        ):
+            parameter.mul_(2.0)
+    assert fit_temperature(ranked, data) == pytest.approx(2 * found, rel=1e-3)
+
+
+@torch.no_grad()
+def test_interests_are_drawn_by_the_posterior() -> None:
+    ranked = ranker(variant="mixture")
+    own = RetrievalTask(ranked, world().data(), training(), 0, 0.0)
+    batch = own.epoch(np.random.default_rng(0))[0]
+    chosen = own.positions(batch, draws=2)
+    assert torch.equal(own.conditions(chosen), own.table.cells_N[chosen.targets_P])
+    drawn = RetrievalTask(ranked, world().data(), training(), 0, 1.0)
+    states = ranked.posterior(chosen.recent, chosen.context_BLD, own.items_ND, own.table.cells_N)
+    law = ranked.posterior.log_probabilities(chosen.rows.take(states), None).exp().mean(0)
+    counts = torch.zeros(12)
+    for seed in range(200):
+        draws = torch.rand(len(chosen.targets_P), 2, generator=torch.Generator().manual_seed(seed))
+        counts += torch.bincount(drawn.conditions(chosen._replace(draws_PX=draws)), minlength=12)
+    assert (counts[~ranked.table.occupied_G] == 0).all()
+    torch.testing.assert_close(counts / counts.sum(), law, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+def test_draws_leave_the_sample_of_positions_as_it_was_and_shares_see_their_own() -> None:
+    one, other = (task(RetrievalTask, world()) for _ in range(2))
+    batch = one.epoch(np.random.default_rng(0))[0]
+    whole = one.positions(batch, draws=2)
+    parts = []
+    for part in range(3):
+        other.generator.manual_seed(0)
+        parts.append(other.positions(batch, Share(part, 3), draws=2))
+    one.generator.manual_seed(0)
+    assert torch.equal(one.positions(batch).targets_P, whole.targets_P)
+    assert torch.equal(torch.cat([part.draws_PX for part in parts]), whole.draws_PX)
+
+
+def trained(variant: str, posterior_share: float = 0.5) -> tuple[GemiRecRanker, RetrievalTask]:
+    """Posterior, then head, on a hundred walks."""
+    ranked, walks = ranker(variant=variant, hidden=48), world(random_lengths(80))
+    parameters = training(epochs=15, patience=15, learning_rate=0.03)
+    fit(PosteriorTask(ranked, walks.data(), parameters, 0), parameters, 0)
+    head = RetrievalTask(ranked, walks.data(), parameters, 0, posterior_share)
+    fit(head, parameters, 0)
+    return ranked, head
+
+
+@torch.no_grad()
+def held_items(ranked: GemiRecRanker, made: RetrievalTask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The recommender's states before each validation event, the log-posterior, and the event's item."""
+    cases = made.data.validation
+    known = made.table.recommendable_N[cases.targets_CT[:, 0]]
+    asked = made.data.events, cases.users_C[known], cases.starts_C[known]
+    refined = ranked.context.state(*asked).refined
+    return refined.next_BLD[:, -1], ranked.cells(*asked), cases.targets_CT[known, 0]
+
+
+def test_a_head_ranks_inside_a_cell_far_above_chance() -> None:
+    """Risk 1: knowing the target's cell, a head could learn to go to the cell's centre and nothing else."""
+    ranked, made = trained("in_cell")
+    user, _, targets = held_items(ranked, made)
+    ranked.head.requires_grad_(False)
+    log_BN = ranked.head.log_probabilities(user, ranked.posterior.cells_GE, made.items_ND, made.table)
+    same = made.table.cells_N[targets][:, None] == made.table.cells_N
+    same &= made.table.recommendable_N
+    first = log_BN.masked_fill(~same, -torch.inf).argmax(1) == targets
+    assert same.sum(1).float().mean() > 2.5, "some choice inside a cell"
+    chance = (1 / same.sum(1)).mean()
+    assert first.float().mean() > 1.5 * chance
+    likelihood = log_BN.gather(1, targets[:, None]).mean()
+    assert likelihood > -same.sum(1).log().mean() + 0.3
+
+
+def test_serving_is_close_to_teacher_forcing() -> None:
+    """Risk 2: at serving, interests are the posterior's. Drawn ones in training keep the gap small."""
+    gaps = {}
+    for posterior_share in (0.0, 0.5):
+        ranked, made = trained("mixture", posterior_share)
+        user, cells, targets = held_items(ranked, made)
+        ranked.head.requires_grad_(False)
+        own_PE = ranked.posterior.cells_GE[made.table.cells_N[targets]]
+        known = made.table.recommendable_N
+        told = ranked.head.catalogue_log_probabilities(user, own_PE[:, None], made.items_ND, known)[:, 0]
+        served = ranked._joint(cells, user)[0].logsumexp(1)
+        gaps[posterior_share] = float((told - served).gather(1, targets[:, None]).mean())
+    assert gaps[0.5] < 0.5 * gaps[0.0]

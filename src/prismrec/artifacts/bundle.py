@@ -88,13 +88,17 @@ class Versions(_Record):
 
 
 class BundleManifest(_Record):
-    """What a bundle is: `created_from` names what its parts were made from or judged by."""
+    """What a bundle is: `created_from` names what its parts were made from or judged by.
+
+    `events` are the kinds of events that count in a history, all of them if empty.
+    """
 
     format: int
     default_model: str
     versions: Versions
     created_from: dict[str, str]
     files: dict[str, FileRecord]
+    events: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class BundleParts:
         created_from: content hashes or names of what the parts were made from.
         dictionary_version: id of the interest dictionary, if there is one.
         card: the model card, Markdown; none if empty.
+        events: kinds of events that count in a history, all of them if empty.
     """
 
     items: Sequence[CatalogueItem]
@@ -118,6 +123,7 @@ class BundleParts:
     created_from: Mapping[str, str] = field(default_factory=dict)
     dictionary_version: str | None = None
     card: str = ""
+    events: Sequence[str] = ()
 
     def save(self, folder: Path) -> None:
         """Write the bundle into `folder`, see `write_bundle`."""
@@ -180,6 +186,7 @@ def write_bundle(folder: Path, content: BundleParts) -> BundleManifest:
         versions=_versions(files, content.dictionary_version),
         created_from=dict(content.created_from),
         files=files,
+        events=list(content.events),
     )
     (folder / MANIFEST_NAME).write_text(_manifest_text(manifest), encoding="utf-8")
     return manifest
@@ -210,7 +217,8 @@ def _write_part(folder: Path, name: str, part: Part) -> None:
 
 
 def _manifest_text(manifest: BundleManifest) -> str:
-    return dump_json(manifest.model_dump(mode="json"))
+    # Without defaults, so that a bundle keeps its version when the format gains a field.
+    return dump_json(manifest.model_dump(mode="json", exclude_defaults=True))
 
 
 def _versions(files: Mapping[str, FileRecord], dictionary: str | None) -> Versions:

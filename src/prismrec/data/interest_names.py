@@ -1,7 +1,7 @@
 """Names of dictionary interests for people: what is specific to a cell's items (our choice).
 
-A cell is named after the two categories that are most over-represented in it; where items have no categories, after
-its most popular title.
+A cell is named after the two categories that are most over-represented in it, and where that is no name of its own,
+after its most popular title as well; where items have no categories, after that title alone.
 
 Shapes: N items, G cells.
 """
@@ -37,11 +37,13 @@ def interest_names(
     members: dict[int, list[int]] = {}
     for item, cell in enumerate(cells_N):
         members.setdefault(int(cell), []).append(item)
-    return {
-        cell: _specific(items, categories_N, overall, len(cells_N))
-        or titles_N[max(items, key=lambda item: (counts_N[item], -item))]
-        for cell, items in sorted(members.items())
-    }
+    specific = {cell: _specific(items, categories_N, overall, len(cells_N)) for cell, items in sorted(members.items())}
+    used = Counter(specific.values())
+    names = {}
+    for cell, name in specific.items():
+        title = titles_N[max(members[cell], key=lambda item: (counts_N[item], -item))]
+        names[cell] = title if not name else name if used[name] == 1 else f"{name}: {title}"
+    return names
 
 
 def _specific(items: list[int], categories_N: Sequence[Sequence[str] | None], overall: Counter[str], total: int) -> str:

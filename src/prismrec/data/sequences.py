@@ -92,6 +92,7 @@ def build_sequences(
         **counts,
         **_sizes(core, item_map, user_map),
         **_difficulties(histories, splits, item_map.get_column(schema.ACTIVE).to_numpy()),
+        "counted_events": list(parameters.events),
         "min_item_events": parameters.min_item_events,
         "min_user_events": parameters.min_user_events,
         "core": parameters.core,

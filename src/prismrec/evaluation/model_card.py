@@ -21,6 +21,7 @@ MODELS = {
     "llm_recommender": "LLM recommender: a decoder that refines those interests, and the interest of now",
     "hymirec": "HyMiRec: refined and coarse interests merged with linear transitions",
     "gemirec": "GemiRec: a posterior over a dictionary of interests, and retrieval inside each",
+    "prismrec": "prismrec: HyMiRec and GemiRec merged, its interests the dictionary's cells",
 }
 SLICE_METRIC = "ndcg@10"
 USE = """Top-k recommendation from the items of one catalogue, for a user whose history of item ids is given with the

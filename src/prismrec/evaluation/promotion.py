@@ -32,7 +32,7 @@ from prismrec.artifacts.bundle import POPULARITY, Bundle, read_bundle
 from prismrec.errors import UserError
 from prismrec.models.events import EventTable
 from prismrec.models.loading import load_rankers
-from prismrec.models.rankers import GEMIREC, Ranker, ServedRanker
+from prismrec.models.rankers import GEMIREC, PRISMREC, Ranker, ServedRanker
 from prismrec.parameters.promotion import PromotionParameters, ServedModel
 
 INCUMBENT = "incumbent"  # its row in every table
@@ -295,8 +295,8 @@ def _guards(report: Mapping[str, Any], candidate: str, parameters: PromotionPara
 
 def _collapse(row: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
     why = ""
-    if candidate == GEMIREC:
-        why = "gemirec's interests are centres of distinct cells of the dictionary, which utilisation guards"
+    if candidate in (GEMIREC, PRISMREC):
+        why = f"{candidate}'s interests are centres of distinct cells of the dictionary, which utilisation guards"
     elif "interest_cosine" not in row:
         why = f"{candidate} has one interest"
     if why:

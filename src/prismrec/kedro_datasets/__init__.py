@@ -15,6 +15,7 @@ from prismrec.kedro_datasets.types import (
     LazyParquetDataset,
     ModelDataset,
     ParquetDataset,
+    PlotDataset,
     TensorsDataset,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "MissingDataset",
     "ModelDataset",
     "ParquetDataset",
+    "PlotDataset",
     "TensorsDataset",
 ]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROWS_PER_GROUP = 262_144
 # Kedro-Viz shows what preview() returns by the name of its return type.
 ImagePreview = NewType("ImagePreview", str)
+PlotlyPreview = NewType("PlotlyPreview", dict[str, Any])
 TEXT_SUFFIXES = frozenset({".css", ".csv", ".html", ".js", ".json", ".md", ".svg", ".txt"})
 
 
@@ -93,6 +94,14 @@ class JsonDataset(ArtefactDataset[dict[str, Any], dict[str, Any]]):
         content = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(content, dict)
         return content
+
+
+class PlotDataset(JsonDataset):
+    """A plot as Plotly's JSON, `{"data": [...], "layout": {...}}`, which Kedro-Viz draws."""
+
+    def preview(self) -> PlotlyPreview:
+        """The figure."""
+        return PlotlyPreview(json.loads(self.payload().read_text(encoding="utf-8")))
 
 
 class TensorsDataset(ArtefactDataset["dict[str, np.ndarray]", "dict[str, np.ndarray]"]):

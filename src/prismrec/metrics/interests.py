@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prismrec.metrics.ranking import TargetRanks, first_place, per_user_metrics
+from prismrec.metrics.ranking import TargetRanks, first_place, per_user_metrics, rank_targets
 
 CHUNK = 8192  # groups of targets, or users, handled at once
 EVENTS = 2**22  # history events expanded at once
@@ -100,6 +100,65 @@ def new_interests(
         seen_CT[start:stop] = np.isin(target_cT, history_e)
         start = stop
     return ~seen_CT & (cells_CT >= 0)
+
+
+def new_cell_recall(
+    scores_BG: Tensor, seen_BG: Tensor, cells_BT: Tensor, mask_BT: Tensor, cutoffs: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """`new_cell_recall@k`: share of the targets' new cells among the first k cells that the history does not have.
+
+    Where `new_interest_recall` looks for the items in a list of items, this looks for the interests themselves.
+
+    Args:
+        scores_BG: any scores of the cells, higher is better; ties count as in `metrics.ranking`.
+        seen_BG: bool, the cells of the history, which are not asked for.
+        cells_BT: the targets' cells, each at least 0.
+        mask_BT: which entries are targets.
+
+    Returns:
+        [B] float64 each; NaN for a user whose targets all have a cell of the history.
+    """
+    new_BG = torch.zeros_like(seen_BG)
+    user_P, column_P = mask_BT.nonzero(as_tuple=True)
+    new_BG[user_P, cells_BT[user_P, column_P]] = True
+    new_BG &= ~seen_BG
+    first = new_BG.sort(dim=1, descending=True, stable=True)
+    width = max(int(new_BG.sum(1).max()), 1)
+    ranks = rank_targets(scores_BG.masked_fill(seen_BG, -torch.inf), first.indices[:, :width], first.values[:, :width])
+    figures = per_user_metrics(ranks, cutoffs)
+    return {f"new_cell_recall@{k}": figures[f"recall@{k}"] for k in cutoffs}
+
+
+def cell_transitions(cells_E: np.ndarray, offsets: np.ndarray, ends_U: np.ndarray, num_cells: int) -> np.ndarray:
+    """A first-order Markov chain over cells, smoothed by their popularity: [G, G] float64, rows sum to 1.
+
+    Row g is the law of the next event's cell after an event of cell g: its transitions, and one more event shared out
+    as all events are (our choice, so that cells never met after g stand by their popularity).
+
+    Args:
+        cells_E: cells of all users' events, flat.
+        offsets: [U + 1] where each user's events start.
+        ends_U: each user's first so many events are counted.
+    """
+    user_E = np.repeat(np.arange(len(ends_U)), np.diff(offsets))
+    position_E = np.arange(len(cells_E)) - offsets[user_E]
+    counted_E = position_E < ends_U[user_E]
+    pairs = np.flatnonzero(counted_E[1:] & (position_E[1:] > 0))
+    codes = cells_E[pairs].astype(np.int64) * num_cells + cells_E[pairs + 1]
+    counts_GG = np.bincount(codes, minlength=num_cells**2).reshape(num_cells, num_cells).astype(np.float64)
+    popularity_G = np.bincount(cells_E[counted_E], minlength=num_cells) / max(int(counted_E.sum()), 1)
+    counts_GG += popularity_G
+    law_GG: np.ndarray = counts_GG / np.maximum(counts_GG.sum(1, keepdims=True), 1e-12)
+    return law_GG
+
+
+def best_of_cells(scores_BN: Tensor, cells_N: Tensor, num_cells: int) -> Tensor:
+    """Score of each cell's best item, -inf for a cell without items: [B, G].
+
+    So cells stand in the order in which a list of items reaches them: what any model of items says of cells.
+    """
+    best_BG = scores_BN.new_full((len(scores_BN), num_cells), -torch.inf)
+    return best_BG.scatter_reduce_(1, cells_N.expand(len(scores_BN), -1), scores_BN, "amax")
 
 
 def effective_rank(vectors_BKD: Tensor) -> Tensor:

@@ -96,6 +96,16 @@ class EventTable:
         lengths_U = self.offsets_U1[1:] - self.offsets_U1[:-1]
         return torch.from_numpy(users_U).to(lengths_U.device).repeat_interleave(lengths_U)
 
+    def alone(self, user: int, end: int) -> EventTable:
+        """The first `end` events of one user."""
+        first = int(self.offsets_U1[user])
+        table = copy.copy(self)
+        table.offsets_U1 = torch.tensor([0, end], device=self.offsets_U1.device)
+        table.items_E, table.gaps_E, table.until_E = (
+            events_E[first : first + end] for events_E in (self.items_E, self.gaps_E, self.until_E)
+        )
+        return table
+
     def __len__(self) -> int:
         return len(self.offsets_U1) - 1
 

@@ -3,26 +3,48 @@
     log P(i | u) = log P(m_i | u) + log P(i | u, m_i)
 
 An interest is a cell of the dictionary, of which an item has exactly one. Both parts rest on the LLM recommender's
-states, the user context (our choice).
+states, the user context (our choice). The variant `mixture` sums over the interests shown instead:
+
+    P(i | u) = Σ_m P(m | u) P(i | u, m)
 
 Shapes: B users, K interests, N items, G cells, D item dimension.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from prismrec.errors import UserError
-from prismrec.models.events import EventTable
-from prismrec.models.posterior import Posterior
-from prismrec.models.rankers import GEMIREC, RecommenderRanker, ServedRanker, whole
+from prismrec.models.events import EventBatch, EventTable
+from prismrec.models.posterior import Knobs, Posterior
+from prismrec.models.rankers import (
+    GEMIREC,
+    Claims,
+    InterestRanking,
+    RecommenderRanker,
+    ServedRanker,
+    one_history,
+    ranking_by_cells,
+    whole,
+)
 from prismrec.models.recommender import Refined
 from prismrec.models.retrieval_head import CellTable, RetrievalHead
+
+
+class KeptInterests(NamedTuple):
+    """What the networks said of one user, small enough to be kept between requests."""
+
+    cells_K: Tensor  # int64, the cells of highest posterior
+    log_K: Tensor  # log P(m | u)
+    user_D: Tensor  # the recommender's state
 
 
 class GemiRecRanker(ServedRanker):
@@ -51,8 +73,11 @@ class GemiRecRanker(ServedRanker):
                 "kedro run --pipelines interest_dictionary",
             )
         self.context, self.posterior, self.head, self.table = context, posterior, head, table
-        self.label = labels_G
+        self.label, self.knobs = labels_G, Knobs()
+        self.dictionary = head.config.dictionary
         self.num_interests = min(head.config.num_interests, int(table.occupied_G.sum()))
+        if not posterior.exact:
+            self.num_interests = min(self.num_interests, posterior.config.beam)
         self.centres_GD = _cell_centres(context.items_ND, table)
 
     @property
@@ -61,11 +86,38 @@ class GemiRecRanker(ServedRanker):
         cells, places = self.table.items_GS.shape
         return math.ceil(cells * max(places, self.head.config.hidden) / len(self.table.cells_N))
 
+    def with_knobs(self, knobs: Knobs) -> Self:
+        """The same ranker for a request that turns them; the parts are shared."""
+        turned = copy.copy(self)
+        turned.knobs = knobs
+        return turned
+
+    def prior(self, next_PD: Tensor) -> Tensor | None:
+        """What the recommender's next-item predictions say of cells: [P, G]; None where the posterior has no prior."""
+        if not self.posterior.config.prior:
+            return None
+        return self.table.log_mass(self.context.recommender.scale * next_PD @ self.context.items_ND.T)
+
+    def cells(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log P(m | u) of every cell: [B, G]."""
+        return self._cells(events, users_B, ends_B)[0]
+
     def _cells(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Refined]:
         """Log P(m | u) of every cell [B, G], and the recommender's outputs it rests on."""
         recent, refined = self.context.state(events, users_B, ends_B)
-        states = self.posterior(recent, refined.next_BLD, self.context.items_ND, self.table.cells_N)
-        return self.posterior.log_probabilities(states[:, -1]), refined
+        log_BG = self.posterior.log_probabilities(*self._state(recent, refined))
+        if self.knobs != Knobs():
+            seen_BG = self.table.seen(events.cut(users_B, torch.zeros_like(ends_B), ends_B))
+            log_BG = self.knobs.turn(log_BG, seen_BG)
+        return log_BG, refined
+
+    def states(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the posterior's probabilities are computed from: the decoder's last state [B, H], and the prior."""
+        return self._state(*self.context.state(events, users_B, ends_B))
+
+    def _state(self, recent: EventBatch, refined: Refined) -> tuple[Tensor, Tensor | None]:
+        states_BLH = self.posterior(recent, refined.next_BLD, self.context.items_ND, self.table.cells_N)
+        return states_BLH[:, -1], self.prior(refined.next_BLD[:, -1])
 
     def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
         cells_BG, refined = self._cells(events, users_B, ends_B)
@@ -77,6 +129,13 @@ class GemiRecRanker(ServedRanker):
         """Log P(m_i | u) + log P(i | u, m_i)."""
         cells_BG, items_BN = self._parts(events, users_B, ends_B)
         return cells_BG[:, self.table.cells_N] + items_BN
+
+    def claims(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Claims:
+        """All users at once; an item is its own cell's."""
+        cells_BG, items_BN = self._parts(events, users_B, ends_B)
+        owners_BN = self.table.cells_N.expand(len(cells_BG), -1)
+        scores_BN = (cells_BG.gather(1, owners_BN) + items_BN).log_softmax(1)
+        return Claims(scores_BN, cells_BG, owners_BN, [self.label(cell) for cell in range(cells_BG.shape[1])])
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K, D] unit vectors: mean item vectors of the cells of highest posterior, as many as are shown."""
@@ -93,15 +152,103 @@ class GemiRecRanker(ServedRanker):
 
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """Every non-empty cell is an interest; an item belongs to its own cell only."""
-        cells_BG, items_BN = self._parts(events, *whole(events))
+        cells_1G, refined = self._cells(events, *whole(events))
+        return self._interests(cells_1G, refined.next_BLD[:, -1])
+
+    def keep(self, events: EventTable, num_interests: int) -> KeptInterests:
+        """The first user's strongest interests, for `kept_interests` to go on from: the nearline part of the work."""
+        cells_1G, refined = self._cells(events, *whole(events))
+        best = cells_1G[0].topk(min(num_interests, int(self.table.occupied_G.sum())))
+        return KeptInterests(best.indices, best.values, refined.next_BLD[0, -1])
+
+    def kept_interests(self, kept: KeptInterests) -> tuple[Tensor, list[str]]:
+        """`interests` of those kept, without any network but the retrieval head."""
+        cells_1G = kept.log_K.new_full((1, len(self.table.occupied_G)), -torch.inf)
+        cells_1G[0, kept.cells_K] = kept.log_K
+        joint_KN, labels = self._interests(cells_1G, kept.user_D[None])
+        some_K = joint_KN.isfinite().any(1)
+        return joint_KN[some_K], [label for label, some in zip(labels, some_K.tolist(), strict=True) if some]
+
+    def _interests(self, cells_BG: Tensor, user_BD: Tensor) -> tuple[Tensor, list[str]]:
+        items_BN = self.head.log_probabilities(user_BD, self.posterior.cells_GE, self.context.items_ND, self.table)
         cells = torch.nonzero(self.table.occupied_G).flatten()
         joint_N = (cells_BG[:, self.table.cells_N] + items_BN)[0]
         own_KN = self.table.cells_N == cells[:, None]
         return joint_N.where(own_KN, -torch.inf), [self.label(int(cell)) for cell in cells]
 
+    @torch.inference_mode()
+    def rank(
+        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None, now: int | None = None
+    ) -> InterestRanking:
+        """As everywhere, without a table of cells × items."""
+        events = one_history(items, timestamps, now)
+        scores_N = self.scores(events, *whole(events))[0]
+        shown = self.shown_interests() if num_interests is None else num_interests
+        return ranking_by_cells(scores_N, self.table.cells_N, self.label, shown, num_interests is not None)
+
     def shown_interests(self) -> int | None:
         """The number set when the head was trained."""
         return self.head.config.num_interests
+
+
+class MixtureRanker(GemiRecRanker):
+    """GemiRec with catalogue-wide conditionals, mixed over the interests of highest posterior.
+
+    Every item belongs to all of a user's interests, as in HyMiRec.
+    """
+
+    rank = ServedRanker.rank
+
+    @property
+    def held(self) -> int:
+        """The interests' lists, before and after they are weighed."""
+        return 2 * self.num_interests
+
+    def _joint(self, cells_BG: Tensor, user_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Log P(m, i | u) of the likeliest interests, strongest first [B, K, N], and their cells [B, K]."""
+        best = cells_BG.topk(self.num_interests, dim=1)
+        lists_BKN = self.head.catalogue_log_probabilities(
+            user_BD, self.posterior.cells_GE[best.indices], self.context.items_ND, self.table.recommendable_N
+        )
+        return best.values.log_softmax(1)[..., None] + lists_BKN, best.indices
+
+    def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_joint`, from the events."""
+        cells_BG, refined = self._cells(events, users_B, ends_B)
+        return self._joint(cells_BG, refined.next_BLD[:, -1])
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Log Σ_m P(m | u) P(i | u, m)."""
+        return self.joint(events, users_B, ends_B)[0].logsumexp(1)
+
+    def claims(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Claims:
+        """All users at once; an item is its strongest interest's."""
+        joint_BKN, cells_BK = self.joint(events, users_B, ends_B)
+        weights_BG = joint_BKN.new_full((len(joint_BKN), len(self.table.occupied_G)), -torch.inf)
+        weights_BG.scatter_(1, cells_BK, joint_BKN.logsumexp(2))
+        owners_BN = cells_BK.gather(1, joint_BKN.argmax(1))
+        labels = [self.label(cell) for cell in range(weights_BG.shape[1])]
+        return Claims(joint_BKN.logsumexp(1), weights_BG, owners_BN, labels)
+
+    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
+        """The lists of the interests of highest posterior, at most those shown."""
+        return self.joint(events, users_B, ends_B)[0][:, :num_interests].logsumexp(1)
+
+    def _interests(self, cells_BG: Tensor, user_BD: Tensor) -> tuple[Tensor, list[str]]:
+        joint_BKN, cells_BK = self._joint(cells_BG, user_BD)
+        return joint_BKN[0], [self.label(int(cell)) for cell in cells_BK[0]]
+
+
+def gemirec_ranker(
+    context: RecommenderRanker,
+    posterior: Posterior,
+    head: RetrievalHead,
+    table: CellTable,
+    labels_G: Callable[[int], str],
+) -> GemiRecRanker:
+    """GemiRec of the head's variant; see `GemiRecRanker`."""
+    kind = MixtureRanker if head.config.variant == "mixture" else GemiRecRanker
+    return kind(context, posterior, head, table, labels_G)
 
 
 def _cell_centres(items_ND: Tensor, table: CellTable) -> Tensor:

@@ -9,7 +9,8 @@ z_dec maps their sum back. The dictionary is the product of the levels, ∏ M_c 
 The straight-through sum lets reconstruction train z_enc; without it a constant encoder would be optimal. The codebook
 term is the moving average of `residual_quantizer.py`.
 
-Notable: a dictionary's version is the hash of its content; a refreshed one names its parent. The cell of an item is
+Notable: a dictionary's version is the hash of its content; a refreshed one names its parent. Whatever rests on it
+carries that version: `stamp` marks a table, `check_version` refuses what belongs to another. The cell of an item is
 one number, mixed radix over its codes, level 1 first.
 
 Shapes: n vectors, N items, C levels, M_c codes, G = ∏ M_c cells, d code width, D item dimension.
@@ -19,26 +20,63 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prismrec.errors import LineageError
 from prismrec.models.module import SavedModule
 from prismrec.quantization.residual_quantizer import Quantized, ResidualQuantizer
 
 
 @dataclass(frozen=True)
 class InterestDictionaryConfig:
-    """Sizes of the dictionary, and the version it was refreshed from (None for a first one)."""
+    """Sizes of the dictionary, the version whose cells it goes on with (None if it was fitted), its vectors' hash."""
 
     dim: int
     code_dim: int
     hidden: int
     sizes: tuple[int, ...]
     parent: str | None = None
+    data: str = ""
+
+
+STAMP = "dictionary"  # the tensor of a table that says which dictionary its cells are of
+
+
+def stamp(version: str) -> dict[str, np.ndarray]:
+    """A dictionary's version as a tensor, to be stored with what rests on it."""
+    return {STAMP: np.frombuffer(version.encode("ascii"), dtype=np.uint8).copy()}
+
+
+def stamped_version(table: Mapping[str, Any]) -> str:
+    """The version a table of tensors was marked with; "no version" for a table that was not."""
+    return bytes(np.asarray(table[STAMP])).decode("ascii") if STAMP in table else "no version"
+
+
+def check_version(name: str, found: str, wanted: str, where: str) -> None:
+    """Refuse what rests on another dictionary.
+
+    Args:
+        name: what it is, such as "item cells".
+        found: the version it carries.
+        wanted: the version of the dictionary it is used with.
+        where: the folder or dataset, for the message.
+
+    Raises:
+        LineageError: naming both versions.
+    """
+    if found != wanted:
+        raise LineageError(
+            f"The {name} belong to another interest dictionary: {found}, but the dictionary is {wanted}.",
+            where,
+            "Make them again: kedro run --pipelines interest_dictionary,evaluation,packaging",
+        )
 
 
 def sizes_for(num_items: int, levels: int, items_per_cell: int) -> tuple[int, ...]:

@@ -116,7 +116,9 @@ class ItemTower(SavedModule):
 
     def borrowed(self, items_X: Tensor) -> Tensor:
         """Residuals [X, D] lent by the neighbours of some items."""
-        cosines_XM, neighbours_XM = self.cosines_NM[items_X], self.neighbours_NM[items_X]
+        return self._lent(self.cosines_NM[items_X], self.neighbours_NM[items_X])
+
+    def _lent(self, cosines_XM: Tensor, neighbours_XM: Tensor) -> Tensor:
         weight_XM = (cosines_XM * self.log_sharpness.exp()).softmax(-1) * (cosines_XM > NONE)
         lent_XD = (weight_XM[..., None] * self.residual_ND[neighbours_XM]).sum(1)
         return self.shift_D + self.gain * lent_XD
@@ -135,3 +137,20 @@ class ItemTower(SavedModule):
         items_X = (~keep_N).nonzero()[:, 0]
         untrained_XD = F.normalize(projected_ND[items_X] + self.borrowed(items_X), dim=-1)
         return items_ND.index_copy(0, items_X, F.normalize(untrained_XD + self.lift_D, dim=-1).to(items_ND.dtype))
+
+    def of_texts(self, text_XE: Tensor, text_NE: Tensor, lenders_N: Tensor) -> Tensor:
+        """Vectors [X, D] of items that the catalogue does not have, unit length, by their texts alone.
+
+        Args:
+            text_XE: their text embeddings.
+            text_NE: text embeddings of the catalogue.
+            lenders_N: bool, the trained items, which lend their residuals.
+        """
+        cosines_XN = (F.normalize(text_XE, dim=-1) @ F.normalize(text_NE, dim=-1).T).masked_fill(~lenders_N, NONE)
+        best = cosines_XN.topk(self.neighbours_NM.shape[1], dim=1)
+        vectors_XD = F.normalize(self.projection(text_XE) + self._lent(best.values, best.indices), dim=-1)
+        return F.normalize(vectors_XD + self.lift_D, dim=-1)
+
+    def retexted(self, text_XE: Tensor, items_X: Tensor) -> Tensor:
+        """Vectors [X, D] of trained items whose texts have changed: they keep the residuals of their behaviour."""
+        return F.normalize(self.projection(text_XE) + self.residual_ND[items_X], dim=-1)

@@ -1,17 +1,21 @@
-"""From a bundle's folder to its rankers, for serving and for the incumbent that evaluation ranks again."""
+"""From a bundle's folder to its rankers, for serving and for the incumbent that evaluation ranks again.
+
+Models are read once (`load_models`); rankers over grown tables of items (`build_rankers`) share them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch.nn import functional as F
 
 from prismrec.errors import UserError
 from prismrec.models import load_model
-from prismrec.models.gemirec import GemiRecRanker
-from prismrec.models.linear_transitions import LINEAR_TRANSITIONS
+from prismrec.models.gemirec import GemiRecRanker, gemirec_ranker
+from prismrec.models.interest_dictionary import check_version
+from prismrec.models.item_rows import ItemRows
+from prismrec.models.linear_transitions import LINEAR_TRANSITIONS, LinearTransitions, LinearTransitionsConfig
 from prismrec.models.merge import LinearTransitionsRanker, MergedRanker
 from prismrec.models.rankers import (
     LightweightEncoderRanker,
@@ -22,7 +26,9 @@ from prismrec.models.rankers import (
     recent_and_long,
 )
 from prismrec.models.retrieval_head import CellTable
-from prismrec.quantization.codebook import Codes
+from prismrec.models.unified import UnifiedRanker
+
+MODELS = ("lightweight_encoder", "recommender", "transitions", "merge", "posterior", "retrieval", "unified_merge")
 
 
 def load_rankers(folder: Path) -> dict[str, ServedRanker]:
@@ -31,35 +37,49 @@ def load_rankers(folder: Path) -> dict[str, ServedRanker]:
     Raises:
         UserError: parts do not belong together.
     """
-    vectors = load_file(folder / "item_vectors.safetensors")
-    items_ND, recommendable_N = vectors["vectors"], vectors["recommendable"]
-    counts_N = load_file(folder / "popularity.safetensors")["counts"].numpy()
-    rankers: list[ServedRanker] = [PopularityRanker(counts_N, recommendable_N)]
-    if (folder / "lightweight_encoder").is_dir():
-        encoder = load_model(folder / "lightweight_encoder")
-        rankers.append(LightweightEncoderRanker(encoder, items_ND, recommendable_N))
-    if (folder / "recommender").is_dir():
-        refined = _load_recommender(folder, items_ND, recommendable_N)
+    return build_rankers(load_models(folder), ItemRows.load(folder), folder)
+
+
+def load_models(folder: Path) -> dict[str, Any]:
+    """The networks of a bundle, by the names of its parts."""
+    return {name: load_model(folder / name) for name in MODELS if (folder / name).is_dir()}
+
+
+def build_rankers(models: dict[str, Any], rows: ItemRows, folder: Path) -> dict[str, ServedRanker]:
+    """Rankers of these models over these items.
+
+    Args:
+        folder: the bundle's, for messages.
+
+    Raises:
+        UserError: parts do not belong together.
+    """
+    rankers: list[ServedRanker] = [PopularityRanker(rows.counts_N, rows.recommendable_N)]
+    if "lightweight_encoder" in models:
+        rankers.append(LightweightEncoderRanker(models["lightweight_encoder"], rows.vectors_ND, rows.recommendable_N))
+    if "recommender" in models:
+        refined = _recommender(models, rows)
         rankers.append(refined)
-        if (folder / "merge").is_dir():
-            rankers.append(_load_merged(folder, rankers, recommendable_N))
-        if (folder / "posterior").is_dir():
-            rankers.append(_load_gemirec(folder, refined))
+        if "merge" in models:
+            rankers.append(hymirec := _merged(models, rows, rankers, folder))
+        if "posterior" in models:
+            rankers.append(gemirec := _gemirec(models, rows, refined, folder))
+        if "unified_merge" in models:
+            rankers.append(UnifiedRanker(hymirec, gemirec, models["unified_merge"]))
     return {ranker.name: ranker for ranker in rankers}
 
 
-def _load_recommender(folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> RecommenderRanker:
-    codes = load_file(folder / "item_codes.safetensors")
-    decoded = load_model(folder / "codebook").decode(Codes.from_arrays(codes))
-    recommender = load_model(folder / "recommender")
-    recent_ND, long_ND = recent_and_long(items_ND, torch.from_numpy(decoded), recommender.config)
-    return RecommenderRanker(recommender, items_ND, recent_ND, long_ND, recommendable_N)
+def _recommender(models: dict[str, Any], rows: ItemRows) -> RecommenderRanker:
+    assert rows.decoded_ND is not None, "a recommender comes with a codebook"
+    recommender = models["recommender"]
+    recent_ND, long_ND = recent_and_long(rows.vectors_ND, rows.decoded_ND, recommender.config)
+    return RecommenderRanker(recommender, rows.vectors_ND, recent_ND, long_ND, rows.recommendable_N)
 
 
-def _load_merged(folder: Path, rankers: list[ServedRanker], recommendable_N: Tensor) -> MergedRanker:
+def _merged(models: dict[str, Any], rows: ItemRows, rankers: list[ServedRanker], folder: Path) -> MergedRanker:
     known: dict[str, Ranker] = {ranker.name: ranker for ranker in rankers}
-    known[LINEAR_TRANSITIONS] = LinearTransitionsRanker(load_model(folder / "transitions"))
-    merge = load_model(folder / "merge")
+    known[LINEAR_TRANSITIONS] = LinearTransitionsRanker(_widened(models["transitions"], len(rows.vectors_ND)))
+    merge = models["merge"]
     missing = set(merge.config.members) - set(known)
     if missing:
         raise UserError(
@@ -67,18 +87,28 @@ def _load_merged(folder: Path, rankers: list[ServedRanker], recommendable_N: Ten
             str(folder),
             "kedro run --pipelines packaging",
         )
-    return MergedRanker({name: known[name] for name in merge.config.members}, merge, recommendable_N)
+    return MergedRanker({name: known[name] for name in merge.config.members}, merge, rows.recommendable_N)
 
 
-def _load_gemirec(folder: Path, context: RecommenderRanker) -> GemiRecRanker:
-    dictionary, posterior = load_model(folder / "dictionary"), load_model(folder / "posterior")
-    if posterior.config.dictionary != dictionary.version:
-        raise UserError(
-            f"The posterior belongs to dictionary {posterior.config.dictionary}, "
-            f"the bundle holds {dictionary.version}.",
-            str(folder),
-            "kedro run --pipelines interest_dictionary,evaluation,packaging",
-        )
-    cells_N = load_file(folder / "item_cells.safetensors")["cells"]
-    table = CellTable(cells_N, context.recommendable_N, dictionary.num_cells)
-    return GemiRecRanker(context, posterior, load_model(folder / "retrieval"), table, dictionary.label)
+def _widened(model: LinearTransitions, num_items: int) -> LinearTransitions:
+    """The same transitions among more items; what it has not seen leads nowhere."""
+    config = model.config
+    if num_items == config.num_items:
+        return model
+    wide = LinearTransitions(LinearTransitionsConfig(num_items, config.kept, config.decays)).eval()
+    for name in ("columns_RM", "values_RM"):
+        table_SNM = getattr(model, name).view(len(config.decays), config.num_items, config.kept)
+        padded_SNM = F.pad(table_SNM, (0, 0, 0, num_items - config.num_items))
+        setattr(wide, name, padded_SNM.reshape(-1, config.kept))
+    return wide
+
+
+def _gemirec(models: dict[str, Any], rows: ItemRows, context: RecommenderRanker, folder: Path) -> GemiRecRanker:
+    dictionary, posterior = rows.dictionary, models["posterior"]
+    assert dictionary is not None, "a posterior comes with a dictionary"
+    assert rows.cells_N is not None
+    for name in ("posterior", "retrieval"):
+        check_version(f"parameters of the {name}", models[name].config.dictionary, dictionary.version, str(folder))
+    table = CellTable(rows.cells_N, rows.recommendable_N, dictionary.num_cells)
+    names = [dictionary.label(cell) for cell in range(dictionary.num_cells)]  # once: each request names all cells
+    return gemirec_ranker(context, posterior, models["retrieval"], table, names.__getitem__)

@@ -1,4 +1,4 @@
-"""HyMiRec's merge: refined interests, coarse interests and linear transitions on one scale (our choice).
+"""HyMiRec's merge (our choice): refined interests, coarse interests and linear transitions pooled on one scale.
 
     score(i | u) = w_r log P(i | u, refined) + w_c log P(i | u, coarse) + w_t transitions(i | u)
 
@@ -64,6 +64,14 @@ class Merge(SavedModule):
         }
 
 
+def equal_weights(members: tuple[str, ...]) -> Merge:
+    """The plain ensemble of these members, with times and without."""
+    merge = Merge(MergeConfig(members))
+    merge.timed_M.fill_(1.0 / len(members))
+    merge.timeless_M.fill_(1.0 / len(members))
+    return merge
+
+
 class LinearTransitionsRanker(Ranker):
     """Items by their regression on the latest events."""
 
@@ -80,8 +88,44 @@ class LinearTransitionsRanker(Ranker):
         return scores_BN
 
 
+class Pool(Ranker):
+    """Members pooled by their weights; it tells no interests apart.
+
+    Args:
+        name: its row in tables.
+        members: rankers by name.
+        merge: the weights, of the same members.
+    """
+
+    def __init__(self, name: str, members: Mapping[str, Ranker], merge: Merge) -> None:
+        assert tuple(members) == merge.config.members
+        self.name, self.members, self.merge = name, dict(members), merge
+        self.reads_time = any(member.reads_time for member in members.values())
+
+    def weights(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> dict[str, Tensor]:
+        """Each member's weight for each user [B, 1], by whether the time of the request is known."""
+        known_B = events.cut(users_B, ends_B - 1, ends_B).until_BL[:, 0] != UNKNOWN_GAP
+        weight_MB = torch.where(known_B, self.merge.timed_M[:, None], self.merge.timeless_M[:, None]).float()
+        return {name: weight_B[:, None] for name, weight_B in zip(self.members, weight_MB, strict=True)}
+
+    @property
+    def held(self) -> int:
+        """What the hungriest member holds, and each member's merged scores."""
+        return max(member.held for member in self.members.values()) + len(self.members)
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """Weighted sum of the members' scores."""
+        weights = self.weights(events, users_B, ends_B)
+        parts = [
+            weights[name] * member.scores(events, users_B, ends_B).float()
+            for name, member in self.members.items()
+            if weights[name].any()
+        ]
+        return torch.stack(parts).sum(0)
+
+
 class MergedRanker(InterestRanker):
-    """Members pooled by their weights.
+    """HyMiRec: a pool whose members' interests stay apart.
 
     Args:
         members: rankers by name; those that tell interests apart give the pool its interests.
@@ -92,37 +136,24 @@ class MergedRanker(InterestRanker):
     reads_time = True
 
     def __init__(self, members: Mapping[str, Ranker], merge: Merge, recommendable_N: Tensor) -> None:
-        assert tuple(members) == merge.config.members
-        self.members, self.merge, self.recommendable_N = dict(members), merge, recommendable_N
-        self.tellers = [member for member in self.members.values() if isinstance(member, InterestRanker)]
+        self.pool, self.recommendable_N = Pool(HYMIREC, members, merge), recommendable_N
+        self.tellers = [member for member in members.values() if isinstance(member, InterestRanker)]
         self.num_interests = sum(teller.num_interests for teller in self.tellers)
-
-    def _weights(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> dict[str, Tensor]:
-        """Each member's weight for each user [B, 1], by whether the time of the request is known."""
-        known_B = events.cut(users_B, ends_B - 1, ends_B).until_BL[:, 0] != UNKNOWN_GAP
-        weight_MB = torch.where(known_B, self.merge.timed_M[:, None], self.merge.timeless_M[:, None]).float()
-        return {name: weight_B[:, None] for name, weight_B in zip(self.members, weight_MB, strict=True)}
 
     @property
     def held(self) -> int:
         """The members' interests, and each member's merged scores."""
-        return self.num_interests + len(self.members)
+        return self.num_interests + len(self.pool.members)
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """Weighted sum of the members' scores."""
-        weights = self._weights(events, users_B, ends_B)
-        parts = [
-            weights[name] * member.scores(events, users_B, ends_B).float()
-            for name, member in self.members.items()
-            if weights[name].any()
-        ]
-        return torch.stack(parts).sum(0)
+        """The pool's."""
+        return self.pool.scores(events, users_B, ends_B)
 
     def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """The pool's scores, shared out among the interests of all members: [B, K, N]."""
-        weights = self._weights(events, users_B, ends_B)
+        weights = self.pool.weights(events, users_B, ends_B)
         parts, shares = [], []
-        for name, member in self.members.items():  # one pass of each member gives its score and its interests'
+        for name, member in self.pool.members.items():  # one pass of each member gives its score and its interests'
             if isinstance(member, InterestRanker):
                 joint_BKN = member.joint(events, users_B, ends_B).float()
                 shares.append(joint_BKN.log_softmax(1) + weights[name].clamp_min(SMALLEST_SHARE).log()[..., None])

@@ -1,7 +1,13 @@
 """Posterior over the user's next dictionary interest (GemiRec, MIPDM).
 
 A causal decoder reads the recent events; at every position it gives P(m | u) over the cells of the dictionary,
-factorised over the levels, P(m|u) = ∏_c P(m_c | m_<c, u), and scored jointly and exactly over all cells.
+factorised over the levels, P(m|u) = ∏_c P(m_c | m_<c, u). A dictionary of up to `max_cells` cells is scored jointly
+and exactly; in a larger one a beam of prefixes finds the likely cells (`beam`), and all others count as impossible.
+
+With `prior`, the decoder only corrects what the recommender itself says: its next-item distribution, summed by cell
+(`CellTable.log_mass`), joins every level's logits with a learned weight, and the decoder's outputs start at zero. So
+training starts at the recommender's own posterior (our choice: without it the decoder had to learn again what the
+recommender knows, and found fewer new interests than a single vector's list).
 
 An event enters as the sum of projections of its item vector, its cell's embedding, its time gap, and the LLM
 recommender's prediction at that position: the recommender's states are the user context of GemiRec too (our choice).
@@ -9,7 +15,8 @@ recommender's prediction at that position: the recommender's states are the user
 Notable: cells that hold no item have probability zero, by masking each level's softmax, so that the probabilities of
 the non-empty cells sum to 1.
 
-Shapes: B users, L events, P rows, G cells, M codes of a level, H hidden, D item dimension.
+Shapes: B users, L events, P rows, T cells asked for, W width of the beam, G cells, M codes of a level, H hidden,
+D item dimension.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +46,42 @@ class PosteriorConfig:
     heads: int
     dropout: float
     dictionary: str
+    max_cells: int = 10_000  # largest dictionary scored exactly
+    beam: int = 256  # prefixes kept a level in a larger one
+    prior: bool = False  # start from the recommender's distribution over cells
+    temperature: float = 1.0  # what all logits are divided by, fitted on validation events after training
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What a request may turn: P'(m | u) ∝ exp(log P(m | u) / temperature + novelty · [m is not in the history]).
+
+    Attributes:
+        temperature: above 1 spreads the interests, below 1 sharpens them.
+        novelty: in nats; above 0 favours interests that no event of the history has.
+    """
+
+    temperature: float = 1.0
+    novelty: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.temperature > 0, f"a temperature is above 0, not {self.temperature}"
+
+    def turn(self, log_BG: Tensor, seen_BG: Tensor) -> Tensor:
+        """The posterior as the request wants it: [B, G], still a distribution.
+
+        Args:
+            log_BG: log P(m | u).
+            seen_BG: bool, cells of the history.
+        """
+        return (log_BG / self.temperature + self.novelty * ~seen_BG).log_softmax(1)
+
+
+class Beam(NamedTuple):
+    """Likely cells, best first."""
+
+    cells_PW: Tensor  # int64
+    log_PW: Tensor  # log P(m | u)
 
 
 class Posterior(nn.Module):
@@ -73,6 +116,10 @@ class Posterior(nn.Module):
         self.chosen = nn.ModuleList(nn.Embedding(size, hidden) for size in config.sizes[:-1])
         self.level_in = nn.ModuleList(nn.Linear(hidden, hidden) for _ in config.sizes)
         self.level_out = nn.ModuleList(nn.Linear(hidden, size) for size in config.sizes)
+        if config.prior:
+            self.prior_weight = nn.Parameter(torch.ones(len(config.sizes)))
+            for parameter in self.level_out.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, recent: EventBatch, context_BLD: Tensor, items_ND: Tensor, cells_N: Tensor) -> Tensor:
         """States after every recent event: [B, L, H].
@@ -91,21 +138,92 @@ class Posterior(nn.Module):
         )
         return backbone.run(self.backbone, self.dropout(self.input_norm(events)), recent.mask_BL)
 
-    def log_probabilities(self, states_PH: Tensor) -> Tensor:
-        """Log P(m | u) of all cells, exactly: [P, G]; -inf for cells without items."""
-        rows = len(states_PH)
-        joint_PG = states_PH.new_zeros(rows, 1, dtype=torch.float32)
+    @property
+    def exact(self) -> bool:
+        """Whether all cells are scored, not a beam's."""
+        return len(self.occupied_G) <= self.config.max_cells
+
+    def log_probabilities(self, states_PH: Tensor, prior_PG: Tensor | None) -> Tensor:
+        """Log P(m | u) of all cells: [P, G]; -inf for cells without items, and for those that the beam did not find.
+
+        Exactly, the occupied cells sum to 1; the cells of a beam sum to less.
+
+        Args:
+            prior_PG: log of the recommender's probability of each cell, finite; None without `prior`.
+        """
+        if self.exact:
+            return self.all_cells(states_PH, prior_PG)
+        found = self.beam(states_PH, prior_PG, self.config.beam)
+        log_PG = found.log_PW.new_full((len(states_PH), len(self.occupied_G)), -torch.inf)
+        return log_PG.scatter_(1, found.cells_PW, found.log_PW)
+
+    def all_cells(self, states_PH: Tensor, prior_PG: Tensor | None) -> Tensor:
+        """Exact log P(m | u) of all cells: [P, G]."""
+        joint_PG = states_PH.new_zeros(len(states_PH), 1, dtype=torch.float32)
         prefix_GH = states_PH.new_zeros(1, self.config.hidden)  # one row a prefix of codes
         for level, size in enumerate(self.config.sizes):
-            prefixes = len(prefix_GH)
-            hidden = nn.functional.gelu(self.level_in[level](states_PH)[:, None] + prefix_GH)
-            below = self.occupied_G.view(prefixes, size, -1).any(-1)
-            below = below | ~below.any(1, keepdim=True)  # an empty prefix is -inf already; keep its softmax finite
-            logits = self.level_out[level](hidden).float().masked_fill(~below, -torch.inf)
-            joint_PG = (joint_PG[..., None] + logits.log_softmax(-1)).view(rows, prefixes * size)
+            every_1G = torch.arange(len(prefix_GH), device=states_PH.device)[None]
+            conditional_PGM = self._conditional(level, states_PH, prefix_GH, every_1G, prior_PG)
+            joint_PG = (joint_PG[..., None] + conditional_PGM).flatten(1)
             if level + 1 < len(self.config.sizes):
-                prefix_GH = (prefix_GH[:, None] + self.chosen[level](torch.arange(size))).view(prefixes * size, -1)
+                every_M = torch.arange(size, device=states_PH.device)
+                prefix_GH = (prefix_GH[:, None] + self.chosen[level](every_M)).view(len(prefix_GH) * size, -1)
         return joint_PG
+
+    def beam(self, states_PH: Tensor, prior_PG: Tensor | None, width: int) -> Beam:
+        """The likely cells: at every level the `width` likeliest prefixes stay; exact where none is dropped."""
+        cells_PW = torch.zeros(len(states_PH), 1, dtype=torch.int64, device=states_PH.device)
+        log_PW = states_PH.new_zeros(len(states_PH), 1, dtype=torch.float32)
+        prefix_PWH = states_PH.new_zeros(len(states_PH), 1, self.config.hidden)
+        for level, size in enumerate(self.config.sizes):
+            conditional_PWM = self._conditional(level, states_PH, prefix_PWH, cells_PW, prior_PG)
+            log_PC = (log_PW[..., None] + conditional_PWM).flatten(1)
+            best = log_PC.topk(min(width, log_PC.shape[1]), dim=1)
+            log_PW, from_PW, code_PW = best.values, best.indices // size, best.indices % size
+            cells_PW = cells_PW.gather(1, from_PW) * size + code_PW
+            if level + 1 < len(self.config.sizes):
+                from_PWH = from_PW[..., None].expand(-1, -1, self.config.hidden)
+                prefix_PWH = prefix_PWH.gather(1, from_PWH) + self.chosen[level](code_PW)
+        return Beam(cells_PW, log_PW)
+
+    def log_probabilities_of(self, states_PH: Tensor, prior_PG: Tensor | None, cells_PT: Tensor) -> Tensor:
+        """Exact log P(m | u) of some occupied cells, in any dictionary: [P, T]."""
+        if self.exact:
+            return self.all_cells(states_PH, prior_PG).gather(1, cells_PT)
+        log_PT = states_PH.new_zeros(cells_PT.shape, dtype=torch.float32)
+        prefix_PTH = states_PH.new_zeros(*cells_PT.shape, self.config.hidden)
+        at_PT, below = torch.zeros_like(cells_PT), len(self.occupied_G)
+        for level, size in enumerate(self.config.sizes):
+            below //= size
+            code_PT = cells_PT // below % size
+            conditional_PTM = self._conditional(level, states_PH, prefix_PTH, at_PT, prior_PG)
+            log_PT = log_PT + conditional_PTM.gather(2, code_PT[..., None])[..., 0]
+            at_PT = at_PT * size + code_PT
+            if level + 1 < len(self.config.sizes):
+                prefix_PTH = prefix_PTH + self.chosen[level](code_PT)
+        return log_PT
+
+    def _conditional(
+        self, level: int, states_PH: Tensor, chosen: Tensor, prefixes: Tensor, prior_PG: Tensor | None
+    ) -> Tensor:
+        """Log P(code | prefix, u) of each row's W prefixes: [P, W, M].
+
+        Args:
+            chosen: sum of the vectors of the codes chosen so far, of each prefix, [W, H] or [P, W, H].
+            prefixes: their numbers, [1, W] or [P, W].
+        """
+        size = self.config.sizes[level]
+        below = math.prod(self.config.sizes[level + 1 :])
+        hidden = nn.functional.gelu(self.level_in[level](states_PH)[:, None] + chosen)
+        logits = self.level_out[level](hidden).float()
+        if prior_PG is not None:
+            mass_PQM = prior_PG.view(len(prior_PG), -1, size, below).logsumexp(3)  # Q: all prefixes of the level
+            rows_P1 = torch.arange(len(prior_PG), device=prior_PG.device)[:, None]
+            logits = logits + self.prior_weight[level] * mass_PQM[rows_P1, prefixes]
+        leads = self.occupied_G.view(-1, size, below).any(-1)
+        leads = leads | ~leads.any(1, keepdim=True)  # an empty prefix is -inf already; keep its softmax finite
+        cooled: Tensor = logits / self.config.temperature
+        return cooled.masked_fill(~leads[prefixes], -torch.inf).log_softmax(-1)
 
     def save(self, folder: Path) -> None:
         """Write the model folder."""

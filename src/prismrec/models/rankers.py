@@ -15,6 +15,7 @@ Shapes: B users, K interests, N items, G cells, D item dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,14 @@ from torch import Tensor
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.lightweight_encoder import LightweightEncoder
 from prismrec.models.recommender import Recommender, RecommenderConfig, Refined
+from prismrec.quantization.code_table import VectorTable
 
 POPULARITY = "popularity"
 LIGHTWEIGHT_ENCODER = "lightweight_encoder"
 LLM_RECOMMENDER = "llm_recommender"
 HYMIREC = "hymirec"
 GEMIREC = "gemirec"
+PRISMREC = "prismrec"
 
 
 class InterestRanking(NamedTuple):
@@ -39,6 +42,15 @@ class InterestRanking(NamedTuple):
     interest_scores_KN: np.ndarray  # log P(i | u, k); -inf where the item isn't the interest's
     weights_K: np.ndarray  # P(k | u), of the interests returned; they sum to 1
     labels_K: list[str]  # stable ids, such as "refined-2" or a dictionary cell's "3-11"
+
+
+class Claims(NamedTuple):
+    """What many users' interests say of the catalogue, as far as lists need it; G interests of the model."""
+
+    scores_BN: Tensor  # log P(i | u); -inf where not recommendable
+    weights_BG: Tensor  # log P(k | u)
+    owners_BN: Tensor  # int64, the interest that wants the item most
+    labels_G: list[str]  # stable ids of the interests
 
 
 class Ranker(ABC):
@@ -69,7 +81,13 @@ class Ranker(ABC):
 
 
 class ServedRanker(Ranker):
-    """A ranker that tells interests apart, as the service shows them."""
+    """A ranker that tells interests apart, as the service shows them.
+
+    Attributes:
+        dictionary: version of the dictionary whose cells its interests are; None where they are no dictionary's.
+    """
+
+    dictionary: str | None = None
 
     @abstractmethod
     def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
@@ -78,6 +96,15 @@ class ServedRanker(Ranker):
     @abstractmethod
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """Joint log P(k, i | u) of the first user's interests: [K, N], and the interests' ids."""
+
+    def claims(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Claims:
+        """Scores, weights of interests and owners of items for many users: what `rank` says of each of them.
+
+        One user at a time, unless a ranker knows a better way.
+        """
+        alone = [events.alone(user, end) for user, end in zip(users_B.tolist(), ends_B.tolist(), strict=True)]
+        joint_BKN, labels = zip(*map(self.interests, alone), strict=True)
+        return claims_of(torch.stack(joint_BKN), labels[0])
 
     @torch.inference_mode()
     def rank(
@@ -95,18 +122,10 @@ class ServedRanker(Ranker):
             now: seconds, when the recommendation is asked for; None where that is unknown.
             num_interests: keep the strongest so many; all that the model has by default.
         """
-        requests = None if now is None else np.array([now])
-        joint_KN, labels = self.interests(EventTable(np.array([0, len(items)]), items, timestamps, requests=requests))
-        mass_K = joint_KN.logsumexp(1)
-        kept = torch.argsort(mass_K, descending=True, stable=True)[: num_interests or self.shown_interests()]
-        weights_K = mass_K[kept].softmax(0)
-        merged_N = (joint_KN if num_interests is None else joint_KN[kept]).logsumexp(0)
-        return InterestRanking(
-            merged_N.log_softmax(0).numpy(),
-            (joint_KN[kept] - mass_K[kept, None]).numpy(),
-            weights_K.numpy(),
-            [labels[int(index)] for index in kept],
-        )
+        joint_KN, labels = self.interests(one_history(items, timestamps, now))
+        if num_interests is None:
+            return ranking(joint_KN, joint_KN.logsumexp(0), labels, self.shown_interests())
+        return strongest_ranking(joint_KN, labels, num_interests)
 
     def shown_interests(self) -> int | None:
         """How many interests to return unless told; None: all."""
@@ -136,6 +155,11 @@ class InterestRanker(ServedRanker):
         mass_BK = joint_BKN.masked_fill(~self.recommendable_N, -torch.inf).logsumexp(2)
         kept_BK = mass_BK.topk(min(num_interests, joint_BKN.shape[1]), dim=1).indices
         return joint_BKN.gather(1, kept_BK[..., None].expand(-1, -1, joint_BKN.shape[2])).logsumexp(1)
+
+    def claims(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Claims:
+        """All users at once."""
+        joint_BKN = self.joint(events, users_B, ends_B).masked_fill(~self.recommendable_N, -torch.inf)
+        return claims_of(joint_BKN, self.labels())
 
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """All interests of the first user."""
@@ -212,8 +236,8 @@ class RecommenderRanker(InterestRanker):
         self,
         recommender: Recommender,
         items_ND: Tensor,
-        recent_ND: Tensor,
-        long_ND: Tensor,
+        recent_ND: VectorTable,
+        long_ND: VectorTable,
         recommendable_N: Tensor,
     ) -> None:
         self.recommender, self.items_ND, self.recommendable_N = recommender, items_ND, recommendable_N
@@ -241,12 +265,84 @@ class RecommenderRanker(InterestRanker):
         return [*(f"refined-{k + 1}" for k in range(self.num_interests - 1)), "now"]
 
 
+def one_history(items: np.ndarray, timestamps: np.ndarray | None, now: int | None) -> EventTable:
+    """The events of one history, and when something is asked for after them; see `ServedRanker.rank`."""
+    requests = None if now is None else np.array([now])
+    return EventTable(np.array([0, len(items)]), items, timestamps, requests=requests)
+
+
+def strongest_ranking(joint_KN: Tensor, labels: list[str], num_interests: int) -> InterestRanking:
+    """A ranking by the strongest interests alone."""
+    kept = torch.argsort(joint_KN.logsumexp(1), descending=True, stable=True)[:num_interests]
+    joint_KN, labels = joint_KN[kept], [labels[int(index)] for index in kept]
+    return ranking(joint_KN, joint_KN.logsumexp(0), labels, num_interests)
+
+
+def ranking(joint_KN: Tensor, merged_N: Tensor, labels: list[str], shown: int | None) -> InterestRanking:
+    """One user's interests, strongest first, beside a merged list.
+
+    Args:
+        joint_KN: log P(k, i | u).
+        merged_N: scores of the merged list.
+        labels: ids of the K interests.
+        shown: interests shown at most; all if None.
+    """
+    mass_K = joint_KN.logsumexp(1)
+    kept = torch.argsort(mass_K, descending=True, stable=True)[:shown]
+    return InterestRanking(
+        merged_N.log_softmax(0).numpy(),
+        (joint_KN[kept] - mass_K[kept, None]).numpy(),
+        mass_K[kept].softmax(0).numpy(),
+        [labels[int(index)] for index in kept],
+    )
+
+
+def ranking_by_cells(
+    scores_N: Tensor, cells_N: Tensor, label: Callable[[int], str], shown: int | None, only_shown: bool
+) -> InterestRanking:
+    """One user's ranking where every item belongs to one interest, its cell; no table of cells × items is made.
+
+    Args:
+        scores_N: log P(i | u); -inf where not recommendable.
+        label: id of a cell.
+        shown: interests shown at most; all that hold an item if None.
+        only_shown: whether the merged list is of their items alone.
+    """
+    top = scores_N.max()
+    mass_G = torch.zeros(int(cells_N.max()) + 1, dtype=torch.float64)
+    mass_G.index_add_(0, cells_N, (scores_N - top).exp().double())
+    some = torch.nonzero(mass_G).flatten()
+    kept = some[torch.argsort(mass_G[some], descending=True, stable=True)[:shown]]
+    log_K = mass_G[kept].log() + top
+    own_KN = cells_N == kept[:, None]
+    merged_N = scores_N.where(own_KN.any(0), -torch.inf) if only_shown else scores_N
+    return InterestRanking(
+        merged_N.log_softmax(0).numpy(),
+        (scores_N - log_K[:, None]).where(own_KN, -torch.inf).float().numpy(),
+        log_K.softmax(0).float().numpy(),
+        [label(cell) for cell in kept.tolist()],
+    )
+
+
+def claims_of(joint_BKN: Tensor, labels: list[str]) -> Claims:
+    """Claims of interests that all have a say in every item.
+
+    Args:
+        joint_BKN: log P(k, i | u), up to a constant for each user.
+        labels: ids of the K interests.
+    """
+    weights_BK = joint_BKN.logsumexp(2).log_softmax(1)
+    return Claims(joint_BKN.logsumexp(1).log_softmax(1), weights_BK, joint_BKN.argmax(1), labels)
+
+
 def whole(events: EventTable) -> tuple[Tensor, Tensor]:
     """The first user and the number of all their events."""
     return torch.zeros(1, dtype=torch.int64), events.offsets_U1[1:2]
 
 
-def recent_and_long(items_ND: Tensor, decoded_ND: Tensor, config: RecommenderConfig) -> tuple[Tensor, Tensor]:
+def recent_and_long(
+    items_ND: Tensor, decoded_ND: VectorTable, config: RecommenderConfig
+) -> tuple[VectorTable, VectorTable]:
     """The tables that recent and long events are read from: item vectors, or these decoded from the codebook."""
     recent_ND = decoded_ND if config.recent_from_codebook else items_ND
     return recent_ND, decoded_ND if config.long_from == "codebook" else items_ND

@@ -35,6 +35,7 @@ from prismrec.models.lightweight_encoder import (
     LightweightEncoder,
     LightweightEncoderConfig,
 )
+from prismrec.quantization.code_table import VectorTable
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Recommender(nn.Module):
         """Inverse temperature that turns cosines into logits."""
         return self.log_scale.exp().clamp_max(MAX_SCALE)
 
-    def coarse(self, long: EventBatch, long_ND: Tensor) -> Tensor:
+    def coarse(self, long: EventBatch, long_ND: VectorTable) -> Tensor:
         """Coarse interests of the events before the recent window: [B, C, D]; null vectors where there are none."""
         null_BCD = self.null_CD.expand(len(long.mask_BL), -1, -1)
         if long.items_BL.shape[1] == 0:
@@ -105,7 +106,7 @@ class Recommender(nn.Module):
         interests_BCD = self.encoder(long_ND[long.items_BL], long)
         return torch.where(long.mask_BL.any(1)[:, None, None], interests_BCD, null_BCD)
 
-    def forward(self, recent: EventBatch, long: EventBatch, recent_ND: Tensor, long_ND: Tensor) -> Refined:
+    def forward(self, recent: EventBatch, long: EventBatch, recent_ND: VectorTable, long_ND: VectorTable) -> Refined:
         """Refine the interests of B users.
 
         Args:

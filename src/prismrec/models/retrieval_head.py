@@ -6,6 +6,11 @@ Every item has exactly one cell, so P(i | u) = P(m_i | u) · P(i | u, m_i) is a 
 catalogue: scores of different interests are comparable, and the exact negative log-likelihood is the posterior's loss
 plus the in-cell loss. The user vector u is the LLM recommender's "now" interest.
 
+The variant `mixture` has catalogue-wide conditionals instead: P(i | u, m) = softmax of scale · u_m · v_i over all
+items, and P(i | u) = Σ_m P(m | u) P(i | u, m) over the interests shown, their probabilities made to sum to 1. It is a
+distribution over the catalogue too. Its training sees interests drawn from the posterior beside the target's own
+(`catalogue_loss`), since at serving nobody knows the target's.
+
 Notable: items are laid out cell by cell in one padded table, so that scoring the catalogue is one batched product,
 without a loop over cells or items.
 
@@ -15,14 +20,17 @@ Shapes: B users, P rows, G cells, S items of the largest cell, N items, D item d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prismrec.models.events import EventBatch
 from prismrec.models.lightweight_encoder import INITIAL_SCALE, MAX_SCALE
 from prismrec.models.module import SavedModule
+
+LEAST_LOG_MASS = -20.0  # of a cell: what one model all but rules out, another may still bring in
 
 
 class CellTable:
@@ -49,6 +57,24 @@ class CellTable:
         self.place_N = torch.zeros(len(cells_N), dtype=torch.int64)
         self.place_N[members] = place_N
         self.recommendable_N = recommendable_N
+        self._vectors: tuple[Tensor, Tensor] | None = None
+
+    def vectors(self, items_ND: Tensor) -> Tensor:
+        """The items' vectors cell by cell: [G, D, S]; laid out once, for what is asked of the same table again."""
+        if self._vectors is None or self._vectors[0] is not items_ND:
+            self._vectors = items_ND, items_ND[self.items_GS].transpose(1, 2).contiguous()
+        return self._vectors[1]
+
+    def seen(self, history: EventBatch) -> Tensor:
+        """Cells that some event of the history has: [B, G] bool."""
+        seen_BG = history.items_BL.new_zeros(len(history.items_BL), len(self.occupied_G))
+        return seen_BG.scatter_add_(1, self.cells_N[history.items_BL], history.mask_BL.long()) > 0
+
+    def log_mass(self, logits_PN: Tensor) -> Tensor:
+        """Log-probability of each cell, where items are drawn by these logits: [P, G], at least LEAST_LOG_MASS."""
+        probability_PN = logits_PN.float().masked_fill(~self.recommendable_N, -torch.inf).softmax(1)
+        mass_PG = probability_PN.new_zeros(len(logits_PN), len(self.occupied_G))
+        return mass_PG.index_add_(1, self.cells_N, probability_PN).log().clamp_min(LEAST_LOG_MASS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,7 @@ class RetrievalHeadConfig:
     dropout: float
     num_interests: int
     dictionary: str
+    variant: Literal["in_cell", "mixture"] = "in_cell"
 
 
 class RetrievalHead(SavedModule):
@@ -86,9 +113,31 @@ class RetrievalHead(SavedModule):
         return self.log_scale.exp().clamp_max(MAX_SCALE)
 
     def forward(self, user_BD: Tensor, cells_GE: Tensor) -> Tensor:
-        """Every user's vector for each of G interests: [B, G, D], unit length."""
+        """Every user's vector for each of G interests: [B, G, D], unit length.
+
+        Args:
+            cells_GE: embeddings of the interests, or [B, G, E] where every user has interests of their own.
+        """
         hidden_BGH = F.gelu(self.user_in(user_BD)[:, None] + self.cell_in(cells_GE))
         return F.normalize(user_BD[:, None] + self.out(self.dropout(hidden_BGH)), dim=-1)
+
+    def catalogue_loss(
+        self, user_PD: Tensor, targets_P: Tensor, cells_PE: Tensor, items_ND: Tensor, recommendable_N: Tensor
+    ) -> Tensor:
+        """Mean negative log-likelihood of the target among all items, each row under one interest.
+
+        Args:
+            cells_PE: embedding of the interest that each row is conditioned on.
+        """
+        log_P1N = self.catalogue_log_probabilities(user_PD, cells_PE[:, None], items_ND, recommendable_N)
+        return F.nll_loss(log_P1N[:, 0], targets_P)
+
+    def catalogue_log_probabilities(
+        self, user_BD: Tensor, cells_BKE: Tensor, items_ND: Tensor, recommendable_N: Tensor
+    ) -> Tensor:
+        """Log P(i | u, m) of every item under each of a user's interests: [B, K, N]; -inf where not recommendable."""
+        logits_BKN = (self.forward(user_BD, cells_BKE) @ items_ND.T).float() * self.scale
+        return logits_BKN.masked_fill(~recommendable_N, -torch.inf).log_softmax(2)
 
     def in_cell_loss(
         self, user_PD: Tensor, targets_P: Tensor, cells_GE: Tensor, items_ND: Tensor, table: CellTable
@@ -104,7 +153,7 @@ class RetrievalHead(SavedModule):
     def log_probabilities(self, user_BD: Tensor, cells_GE: Tensor, items_ND: Tensor, table: CellTable) -> Tensor:
         """Log P(i | u, m_i) of every item: [B, N]; -inf for items that take no part."""
         vector_BGD = self.forward(user_BD, cells_GE)
-        logits_GBS = torch.bmm(vector_BGD.transpose(0, 1), items_ND[table.items_GS].transpose(1, 2)) * self.scale
+        logits_GBS = torch.bmm(vector_BGD.transpose(0, 1), table.vectors(items_ND)) * self.scale
         masked = logits_GBS.float().masked_fill(~table.mask_GS[:, None], -torch.inf)
         # Empty cells have no item to read; keep their softmax finite.
         masked = torch.where(table.occupied_G[:, None, None], masked, 0.0)

@@ -1,5 +1,7 @@
 """Parameters of stage 6, `interest_dictionary`."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from prismrec.parameters import StageParameters
@@ -21,7 +23,8 @@ class DictionaryParameters(_Block):
     code_dim: int = Field(ge=2, description="Width d of a code.")
     hidden: int = Field(ge=4, description="Width of encoder and decoder.")
     commitment: float = Field(ge=0, description="Weight β of the commitment loss.")
-    steps: int = Field(ge=1, description="Gradient steps.")
+    warm_up_steps: int = Field(ge=0, description="Gradient steps of encoder and decoder before there are codes.")
+    steps: int = Field(ge=1, description="Gradient steps with codes.")
     batch_size: int = Field(ge=2, description="Item vectors a step.")
     learning_rate: float = Field(gt=0, lt=1, description="Learning rate of Adam.")
 
@@ -33,12 +36,20 @@ class PosteriorParameters(_Block):
     layers: int = Field(ge=1, description="Decoder layers.")
     heads: int = Field(ge=1, description="Attention heads.")
     dropout: float = Field(ge=0, lt=1, description="Dropout.")
+    prior: bool = Field(description="Start from the recommender's next-item distribution, summed by cell.")
+    horizon: int = Field(ge=1, le=100, description="Next items H whose cells are predicted; 1: the next item's.")
     training: TrainingParameters = Field(description="The training loop.")
 
 
 class RetrievalParameters(_Block):
     """The interest-conditioned retrieval head (MIRM)."""
 
+    variant: Literal["in_cell", "mixture"] = Field(
+        description="P(item | user, interest) over the interest's own items, or over all items, mixed over interests."
+    )
+    posterior_share: float = Field(
+        ge=0, le=1, description="Mixture: share of positions trained under an interest drawn from the posterior."
+    )
     hidden: int = Field(ge=4, description="Width of the head.")
     dropout: float = Field(ge=0, lt=1, description="Dropout.")
     training: TrainingParameters = Field(description="The training loop.")
@@ -48,7 +59,11 @@ class InterestDictionaryParameters(StageParameters):
     """Dictionary, posterior and retrieval."""
 
     num_interests: int = Field(ge=1, le=64, description="Interests shown for a user: the most likely cells.")
-    max_cells: int = Field(ge=4, le=20_000, description="Largest dictionary scored exactly; a larger one is refused.")
+    max_cells: int = Field(ge=4, description="Largest dictionary scored exactly; a larger one by a beam.")
+    beam: int = Field(ge=1, description="Prefixes of codes kept a level by the beam.")
+    refresh: bool = Field(
+        description="Go on with the previous dictionary's cells instead of fitting a dictionary anew."
+    )
     dictionary: DictionaryParameters = Field(description="The RQ-VAE (IDMM).")
     posterior: PosteriorParameters = Field(description="The posterior (MIPDM).")
     retrieval: RetrievalParameters = Field(description="The retrieval head (MIRM).")

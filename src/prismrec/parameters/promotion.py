@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 # The models that a bundle may hold and the service may answer with.
-ServedModel = Literal["popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec"]
+ServedModel = Literal["popularity", "lightweight_encoder", "llm_recommender", "hymirec", "gemirec", "prismrec"]
 
 
 class PromotionParameters(BaseModel):
@@ -31,12 +31,13 @@ class PromotionParameters(BaseModel):
     max_interest_cosine: float = Field(
         ge=-1,
         le=1,
-        description="Guard against collapse: mean cosine of a user's interests at most this; not for `gemirec`.",
+        description="Guard against collapse: mean cosine of a user's interests at most this; not for `gemirec` and "
+        "`prismrec`.",
     )
     min_effective_rank: float = Field(
         ge=1,
         description="Guard against collapse: mean effective rank of a user's interests at least this; not for "
-        "`gemirec`.",
+        "`gemirec` and `prismrec`.",
     )
     min_cold_recall_share: float = Field(
         ge=0,

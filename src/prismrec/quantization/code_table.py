@@ -9,6 +9,7 @@ Shapes: N items, L layers, k codes a layer, D dimension.
 
 from __future__ import annotations
 
+import copy
 from typing import Self
 
 import numpy as np
@@ -27,14 +28,12 @@ class CodeTable:
         centroids_LkD = torch.from_numpy(codebook.centroids_LkD)
         if codes.coefficients_nL is None:
             centroids_LkD = centroids_LkD * torch.from_numpy(codebook.means_Lk)[:, :, None]
+        self._codebook = codebook
         self._rows_RD = centroids_LkD.reshape(layers * k, dim).contiguous()  # R = L · k
         self._starts_L = torch.arange(layers, dtype=torch.int32) * k
         self._code_type = torch.uint8 if codes.codes_nL.dtype == np.uint8 else torch.uint16
-        # One record an item, coefficients first: what an item needs lies in one place of the memory.
-        parts = [] if codes.coefficients_nL is None else [codes.coefficients_nL]
-        bytes_ = [np.ascontiguousarray(part).view(np.uint8) for part in (*parts, codes.codes_nL)]
-        self._split = bytes_[0].shape[1] if parts else 0  # bytes of the coefficients
-        self._records_NR = torch.from_numpy(np.concatenate(bytes_, axis=1))
+        self._split = 0 if codes.coefficients_nL is None else 2 * layers  # bytes of the coefficients
+        self._records_NR = _records(codes)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,6 +51,16 @@ class CodeTable:
         self._records_NR = self._records_NR.to(device)
         return self
 
+    def put(self, items: Tensor, vectors_nD: Tensor) -> None:
+        """Encode vectors and keep their codes at these items' rows, instead of what was there."""
+        self._records_NR[items] = _records(self._codebook.encode(vectors_nD.numpy())).to(self.device)
+
+    def resized(self, num_items: int) -> CodeTable:
+        """A copy with so many rows; new ones have no vector of their own yet."""
+        table = copy.copy(self)
+        table._records_NR = F.pad(self._records_NR, (0, 0, 0, num_items - len(self._records_NR)))
+        return table
+
     @torch.no_grad()
     def __getitem__(self, items: Tensor) -> Tensor:
         """Vectors of items, int64 of any shape […]: […, D]."""
@@ -67,3 +76,13 @@ class CodeTable:
         """The L numbers of each record."""
         # One dimension first: a single row counts as contiguous whatever its stride, which no view accepts.
         return bytes_nR.reshape(-1).view(dtype).view(-1, len(self._starts_L))
+
+
+def _records(codes: Codes) -> Tensor:
+    """[N, R] bytes: one record an item, coefficients first, so that what it needs lies in one place of the memory."""
+    parts = [] if codes.coefficients_nL is None else [codes.coefficients_nL]
+    bytes_ = [np.ascontiguousarray(part).view(np.uint8) for part in (*parts, codes.codes_nL)]
+    return torch.from_numpy(np.concatenate(bytes_, axis=1))
+
+
+VectorTable = Tensor | CodeTable  # either gives the vectors of items: `table[items]`

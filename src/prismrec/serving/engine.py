@@ -1,84 +1,92 @@
-"""The engine: a history of item ids in, interests with titled items out. It knows no web server.
+"""The engine: a history in, interests with titled items out. It knows no web server.
 
-A ranker (`prismrec.models.rankers`) scores the whole catalogue; the engine translates ids, leaves out what
-must not be shown, picks the exact top k and gives everything a name.
+A ranker (`prismrec.models.rankers`) scores the whole catalogue; the engine translates ids before, and has named lists
+made of the scores after (`prismrec.serving.lists`). A history may bring items by their text: they get spare rows
+of the rankers' tables (`prismrec.models.item_rows`) for this one answer. Items that are added for good come in
+generations (`prismrec.serving.added_items`): the engine then builds rankers over grown tables and swaps everything at
+once, so that an answer rests on one state from its first line to its last.
 
-Notable: unknown ids are ignored and reported, and a history of which nothing is known gets popular items
-and a note that says so. Equal scores go to the smaller item index. An item of the merged list is credited
-to the interest with the highest weight × probability for it, our choice: papers merge lists, but do not
-say whose an item is. No kedro, no polars; torch comes with the rankers that need it.
+Notable, all our choices:
+- Unknown ids are ignored and reported. A history of which nothing is known gets popular items, every fifth of them one
+  that was added lately, and a note that says so.
+- One recommendation at a time: it fills a core, and guests' rows are shared. No kedro, no polars.
 
-Shapes: N items of the catalogue, K interests.
+Shapes: N rows of the tables, H items of a history, X added items, D item dimension.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from prismrec.artifacts.bundle import MEND, POPULARITY, CatalogueItem, Versions, read_bundle
 from prismrec.errors import UserError
+from prismrec.models.item_text import NewItem
+from prismrec.serving.added_items import AddedItem, AddedItems, Generation
+from prismrec.serving.answers import DictionaryInterest, EngineDescription, Recommendation, RecommendedItem
+from prismrec.serving.catalogue import Catalogue
+from prismrec.serving.lists import InterestNames, Lists, with_newcomers
+from prismrec.serving.meter import Meter
+from prismrec.serving.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from prismrec.models.item_rows import ItemRows
+    from prismrec.models.new_items import NewItemReader
     from prismrec.models.rankers import InterestRanking, ServedRanker
 
-DECIMALS = 6  # of scores and weights: what float32 holds, and no digits beyond it
-LABEL_ITEMS = 10  # an interest without a label is named after the categories of this many items
+MAX_TEXTS = 100  # different items that a history may bring by their text
+MANY_TEXTS = f"At most {MAX_TEXTS} are allowed; give ids, or add the items first: POST /items."
+KEPT_INTERESTS = 16  # of a user between requests: as many as a request may ask for
 EMPTY_NOTE = "The history is empty: these are the most popular items."
 UNKNOWN_NOTE = "The catalogue knows no item of the history: these are the most popular items."
+NEW_NOTE = " Each fifth one is new."
+log = logging.getLogger(__name__)
+STEPS = {"lightweight_encoder": "encode", "recommender": "encode", "posterior": "posterior"}
 
 
 class UnknownModel(UserError):
     """A request names a model that the bundle does not hold."""
 
 
-@dataclass(frozen=True)
-class RecommendedItem:
-    """An item with its score in one list; `interest` only in the merged list."""
-
-    item_id: str
-    title: str
-    score: float
-    interest: str | None = None
+class NoTexts(UserError):
+    """A request brings texts, and the bundle carries no text encoder."""
 
 
-@dataclass(frozen=True)
-class RecommendedInterest:
-    """One interest: stable id, name, share of all interests, and its own items, best first."""
-
-    id: str
-    label: str
-    weight: float
-    items: list[RecommendedItem]
+class NotHere(UserError):
+    """Something that a request asks for does not exist, or not in this bundle."""
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """The answer to one history; see `prismrec.serving.types.RecommendResponse` for the fields."""
+class Memory(Protocol):
+    """Keeps something of a user between requests, under a key that says what it was made from."""
 
-    interests: list[RecommendedInterest]
-    items: list[RecommendedItem]
-    unknown_items: list[str]
-    model: str
-    versions: Versions
-    note: str | None
+    def recall(self, key: str) -> bytes | None:
+        """What was kept last, if under this key."""
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Keep this."""
 
 
-@dataclass(frozen=True)
-class EngineDescription:
-    """What is served: versions, the models a request may name, and the size of the catalogue."""
+class State(NamedTuple):
+    """What answers rest on, swapped as a whole."""
 
-    bundle: str
-    versions: Versions
-    default_model: str
-    models: list[str]
-    items: int
-    active_items: int
+    catalogue: Catalogue
+    rankers: Mapping[str, ServedRanker]
+    rows: ItemRows | None  # None only where rankers come without tables (tests)
+    generation: int
+
+
+class Past(NamedTuple):
+    """A history in rows of the tables."""
+
+    rows_H: np.ndarray
+    times_H: np.ndarray | None
+    unknown: list[str]
+    titles: dict[int, str]  # of the rows of items that came as texts
 
 
 class Engine:
@@ -91,6 +99,12 @@ class Engine:
         versions: content hashes, passed on with every answer.
         labels: names of interests by their id.
         bundle: version of the bundle as a whole.
+        counted_events: kinds of events that count in a history; all of them if empty.
+        meter: takes notice of steps and answers.
+
+    Attributes:
+        reader: makes vectors of texts; None where the bundle carries no text encoder.
+        added: items that were added to this bundle; None where nothing can be.
 
     Raises:
         UserError: there is no popularity ranker, or no ranker called `default_model`.
@@ -104,139 +118,361 @@ class Engine:
         versions: Versions,
         labels: Mapping[str, str],
         bundle: str,
+        counted_events: Sequence[str] = (),
+        meter: Meter | None = None,
+        rows: ItemRows | None = None,
     ) -> None:
         for needed in (POPULARITY, default_model):
             if needed not in rankers:
                 raise UserError(f"This bundle has no model {needed!r}.", ", ".join(rankers) or "no models", MEND)
-        self.rankers = rankers
-        self.description = EngineDescription(
-            bundle=bundle,
-            versions=versions,
-            default_model=default_model,
-            models=sorted(rankers),
-            items=len(items),
-            active_items=sum(item.active for item in items),
-        )
-        self._items = items
-        self._labels = labels
-        self._index = {item.item_id: item.item_index for item in items}
-        self._inactive_N = ~np.array([item.active for item in items], dtype=bool)
+        self.versions, self.bundle, self.default_model = versions, bundle, default_model
+        self.meter = meter or Meter()
+        self.reader: NewItemReader | None = None
+        self.added: AddedItems | None = None
+        self._counted_events = frozenset(counted_events)
+        counts_N = np.zeros(len(items)) if rows is None else rows.counts_N[: len(items)]
+        self._state = State(Catalogue(items, counts_N, len(items)), rankers, rows, 0)
+        self._refused = 0  # the generation that was damaged
+        self._models: dict[str, Any] = {}
+        self._folder = Path()
+        cells: dict[str, int] = {}
+        if rows is not None and rows.dictionary is not None:
+            codes_GC = rows.dictionary.cell_codes().tolist()
+            cells = {"-".join(map(str, codes)): cell for cell, codes in enumerate(codes_GC)}
+        self._names = InterestNames(labels, cells, versions.dictionary)
+        self._turn = threading.RLock()
+        self._watch = Stopwatch()
 
     @classmethod
-    def load(cls, folder: Path) -> Engine:
+    def load(cls, folder: Path, added: Path | None = None, meter: Meter | None = None) -> Engine:
         """Verify a bundle and load its models.
+
+        Args:
+            folder: the bundle's.
+            added: where items that are added lie; None: none can be.
+            meter: takes notice of steps and answers.
 
         Raises:
             UserError: the bundle is damaged, incomplete or mixed; the text names the file and the reason.
         """
-        from prismrec.models.loading import load_rankers
+        import torch
+
+        from prismrec.models.item_rows import ItemRows
+        from prismrec.models.loading import build_rankers, load_models
+        from prismrec.models.new_items import NewItemReader
 
         bundle = read_bundle(folder)
         manifest = bundle.manifest
-        return cls(
+        models, reader = load_models(folder), NewItemReader.load(folder)
+        no_rows, no_vectors = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+        rows = ItemRows.load(folder).grown(no_rows, no_vectors, 0 if reader is None else MAX_TEXTS)
+        engine = cls(
             bundle.items,
-            load_rankers(folder),
+            build_rankers(models, rows, folder),
             manifest.default_model,
             manifest.versions,
             bundle.labels,
             bundle.version,
+            manifest.events,
+            meter,
+            rows,
+        )
+        engine._models, engine._folder, engine.reader = models, folder, reader
+        for name in models.keys() & STEPS.keys():
+            engine._watch.watch(models[name], STEPS[name])
+        if added is not None and reader is not None:
+            engine.added = AddedItems(added, bundle.version, engine._vectors_of)
+            engine._take_over(engine.added)
+        return engine
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items of this moment."""
+        return self._state.catalogue
+
+    @property
+    def rankers(self) -> Mapping[str, ServedRanker]:
+        """The rankers of this moment, by name."""
+        return self._state.rankers
+
+    @property
+    def description(self) -> EngineDescription:
+        """What is served at this moment."""
+        state = self._state
+        return EngineDescription(
+            bundle=self.bundle,
+            versions=self.versions,
+            default_model=self.default_model,
+            models=sorted(state.rankers),
+            items=len(state.catalogue),
+            active_items=int(state.catalogue.active_N.sum()),
+            added_items=len(state.catalogue) - state.catalogue.from_bundle,
+            generation=state.generation,
+            texts=self.reader is not None,
         )
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Sequence[str | NewItem],
         k: int = 10,
         num_interests: int | None = None,
         exclude_seen: bool = True,
         model: str | None = None,
         timestamps: Sequence[int] = (),
         now: int | None = None,
+        events: Sequence[str] = (),
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        diversity: float = 0.0,
+        novelty: float = 0.0,
+        memory: Memory | None = None,
     ) -> Recommendation:
         """Recommend for a raw history.
 
         Args:
-            history: item ids, oldest first; unknown ones are ignored and reported.
+            history: item ids or items by their text, oldest first; unknown ids are ignored and reported.
             k: items of each list; fewer where the catalogue has no more.
             num_interests: interests at most; the model's own number by default.
             exclude_seen: leave the history's items out of every list.
             model: name of a ranker; the bundle's default if None.
             timestamps: seconds, one an event; none where they are unknown.
             now: seconds, when the recommendation is asked for; counts only beside `timestamps`.
+            events: kinds of the events, one each; those that training left out are left out here.
+            allow: ids of the items that may be shown; all if empty.
+            deny: ids that may not.
+            categories: an item shown has one of these; any if empty.
+            diversity: from 0, the likelihood, to 1, interests in turn; see `prismrec.retrieval.merging`.
+            novelty: weight of interests that the history does not show, from 0; see the model's own page.
+            memory: keeps the user's strongest interests, which alone count then, where the model has a posterior.
 
         Raises:
             UnknownModel: the bundle holds no such ranker.
+            NoTexts: the history has texts, and the bundle carries no text encoder.
         """
-        name = model or self.description.default_model
-        if name not in self.rankers:
-            raise UnknownModel(
-                f"There is no model {name!r}.",
-                "model",
-                f"Choose one of: {', '.join(self.description.models)}",
-            )
-        places = [place for place, item in enumerate(history) if item in self._index]
-        known = np.array([self._index[history[place]] for place in places], dtype=np.int64)
-        times = np.array([timestamps[p] for p in places], dtype=np.int64) if timestamps else None
-        note = None
-        if not len(known):
-            name, note = POPULARITY, UNKNOWN_NOTE if history else EMPTY_NOTE
-        ranking = self.rankers[name].rank(known, times, num_interests, now)
-        hidden_N = self._inactive_N.copy()
-        if exclude_seen:
-            hidden_N[known] = True
-        return Recommendation(
-            interests=self._interests(ranking, hidden_N, k),
-            items=self._merged(ranking, hidden_N, k),
-            unknown_items=list(dict.fromkeys(item for item in history if item not in self._index)),
-            model=name,
-            versions=self.description.versions,
-            note=note,
-        )
+        with self._turn:
+            state, name, note = self._state, self._known_model(model), None
+            past = self._past(state, history, timestamps, events)
+            if cold := not len(past.rows_H):
+                name, note = POPULARITY, UNKNOWN_NOTE if history else EMPTY_NOTE
+            with self._watch.rest("search"):
+                if memory is not None and novelty == 0 and hasattr(state.rankers[name], "keep"):
+                    ranking, dial = self._rank_kept(state, name, past, num_interests, now, memory), None
+                else:
+                    ranking, dial = self._rank(state, name, past, num_interests, now, novelty)
+            if cold and len(state.catalogue) > state.catalogue.from_bundle:
+                ranking, note = with_newcomers(ranking, state.catalogue), f"{note}{NEW_NOTE}"
+            with self._watch.rest("merge"):
+                lists = self._lists(state)
+                hidden_N = lists.hidden(len(ranking.scores_N), allow, deny, categories)
+                if exclude_seen:
+                    hidden_N[past.rows_H] = True
+                answer = Recommendation(
+                    interests=lists.interests(ranking, hidden_N, k, past.rows_H.tolist(), past.titles),
+                    items=lists.merged(ranking, hidden_N, k, diversity),
+                    unknown_items=past.unknown,
+                    model=name,
+                    versions=self.versions,
+                    note=" ".join(filter(None, (note, None if cold else dial))) or None,
+                )
+            for step, seconds in self._watch.take().items():
+                self.meter.step(step, seconds)
+        self.meter.answer(cold)
+        return answer
+
+    def similar(self, item: str | NewItem, k: int = 10) -> list[RecommendedItem]:
+        """The items whose vectors have the largest cosine with an item's, best first.
+
+        Raises:
+            NotHere: the catalogue has no such item.
+            NoTexts: it is a text, and the bundle carries no text encoder.
+        """
+        import torch
+
+        with self._turn:
+            state = self._state
+            assert state.rows is not None
+            if not isinstance(item, str):
+                vector_D = self._reader().vectors([item], [None])[0]
+            elif item in state.catalogue.rows:
+                vector_D = state.rows.vectors_ND[state.catalogue.rows[item]]
+            else:
+                raise NotHere(f"The catalogue has no item {item!r}.", "item_id", "Look it up: GET /items?query=…")
+            with torch.inference_mode():
+                scores_N = (state.rows.vectors_ND @ vector_D).numpy()
+        lists = self._lists(state)
+        hidden_N = lists.hidden(len(scores_N))
+        hidden_N[state.catalogue.places([item] if isinstance(item, str) else [])] = True
+        return lists.best(scores_N, hidden_N, k)
+
+    def interests(self) -> list[DictionaryInterest]:
+        """The interests of the dictionary that have items, those of most items first.
+
+        Raises:
+            NotHere: the bundle has no dictionary.
+        """
+        state = self._state
+        rows = state.rows
+        if rows is None or rows.cells_N is None:
+            raise NotHere("This bundle has no interest dictionary.", "interests", "Package a model that has one.")
+        return self._lists(state).dictionary(rows.cells_N.numpy(), rows.counts_N)
+
+    def add_items(self, items: Sequence[AddedItem]) -> EngineDescription:
+        """Add items to the catalogue, or change them; they may be recommended from the next answer on.
+
+        Raises:
+            NoTexts: the bundle carries no text encoder.
+            UserError: there would be too many, or what was added earlier is damaged.
+        """
+        self._reader()
+        if self.added is None:
+            raise NotHere("Items cannot be added here.", "items", "Set PRISMREC_ITEMS to a folder that can be written.")
+        self.added.add(items)
+        self.refresh()
+        return self.description
+
+    def refresh(self) -> None:
+        """Take over what any process has added meanwhile; one look at a folder where that is nothing.
+
+        What is damaged is said once, and what was served so far goes on.
+        """
+        if self.added is None:
+            return
+        newest = self.added.newest()
+        if newest in (self._state.generation, self._refused):
+            return
+        try:
+            self._take_over(self.added)
+        except UserError as error:
+            self._refused = newest
+            log.error("%s", error.what)
+
+    def _take_over(self, added: AddedItems) -> None:
+        with self._turn:
+            generation = added.load()
+            if generation is not None and generation.number != self._state.generation:
+                self._state = self._grown(generation)
 
     def warm_up(self) -> None:
         """Answer once with every ranker, so that the first user does not pay for lazy initialisation."""
         for name in self.rankers:
-            self.recommend([self._items[0].item_id], model=name)
+            self.recommend([self.catalogue.items[0].item_id], model=name)
+        if self.reader is not None:
+            self.recommend([NewItem("warm-up")])
 
-    def _interests(self, ranking: InterestRanking, hidden_N: np.ndarray, k: int) -> list[RecommendedInterest]:
-        interests = []
-        for scores_N, weight, name in zip(ranking.interest_scores_KN, ranking.weights_K, ranking.labels_K, strict=True):
-            best = top_k(np.where(hidden_N, -np.inf, scores_N), k)
-            items = [self._item(index, scores_N[index]) for index in best]
-            label = self._labels.get(name) or self._common_categories(best[:LABEL_ITEMS]) or name
-            interests.append(RecommendedInterest(name, label, round(float(weight), DECIMALS), items))
-        return interests
+    def _lists(self, state: State) -> Lists:
+        return Lists(state.catalogue, state.rows, self._names)
 
-    def _merged(self, ranking: InterestRanking, hidden_N: np.ndarray, k: int) -> list[RecommendedItem]:
-        best = top_k(np.where(hidden_N, -np.inf, ranking.scores_N), k)
-        with np.errstate(divide="ignore"):
-            claims_Kk = ranking.interest_scores_KN[:, best] + np.log(ranking.weights_K)[:, None]
-        merged = []
-        for index, claims_K in zip(best, claims_Kk.T, strict=True):
-            owner = int(claims_K.argmax())
-            interest = ranking.labels_K[owner] if claims_K[owner] > -np.inf else None
-            merged.append(self._item(index, ranking.scores_N[index], interest))
-        return merged
+    def _known_model(self, model: str | None) -> str:
+        name = model or self.default_model
+        if name not in self.rankers:
+            raise UnknownModel(f"There is no model {name!r}.", "model", f"Choose one of: {', '.join(self.rankers)}")
+        return name
 
-    def _item(self, index: int, score: float, interest: str | None = None) -> RecommendedItem:
-        item = self._items[index]
-        return RecommendedItem(item.item_id, item.title, round(float(score), DECIMALS), interest)
+    def _reader(self) -> NewItemReader:
+        if self.reader is None:
+            raise NoTexts(
+                "This bundle carries no text encoder: it knows items by their ids only.",
+                str(self._folder),
+                "Package it again with this version of prismrec: kedro run --pipelines packaging",
+            )
+        return self.reader
 
-    def _common_categories(self, indices: Iterable[int]) -> str:
-        """The two commonest categories of some items, or nothing where items have none."""
-        counts = Counter(category for index in indices for category in self._items[index].categories)
-        return ", ".join(sorted(counts, key=lambda category: (-counts[category], category))[:2])
+    def _vectors_of(self, items: Sequence[AddedItem]) -> np.ndarray:
+        """[X, D] vectors of added items; those that the bundle has trained keep their behaviour."""
+        catalogue = self._state.catalogue
+        places = [catalogue.rows.get(item.item_id) for item in items]
+        known = [row if row is not None and row < catalogue.from_bundle else None for row in places]
+        vectors_XD: np.ndarray = self._reader().vectors([item.content for item in items], known).numpy()
+        return vectors_XD
 
+    def _grown(self, generation: Generation) -> State:
+        """A state with all items of a generation."""
+        import torch
 
-def top_k(scores_N: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k highest scores, best first, equal ones by index; those at -inf never.
+        from prismrec.models.loading import build_rankers
 
-    Args:
-        scores_N: no NaN.
-        k: at least 1.
-    """
-    candidates = np.flatnonzero(scores_N > -np.inf)
-    if len(candidates) > k:
-        # Everything that ties with the k-th stays in, so that the index decides, not the partition.
-        threshold = np.partition(scores_N[candidates], len(candidates) - k)[len(candidates) - k]
-        candidates = candidates[scores_N[candidates] >= threshold]
-    return candidates[np.argsort(-scores_N[candidates], kind="stable")][:k]
+        old = self._state
+        assert old.rows is not None
+        rows_X: list[int] = []
+        changed: list[CatalogueItem] = []
+        total = len(old.catalogue)
+        for item in generation.items:
+            row = old.catalogue.rows.get(item.item_id, total)
+            total += row == total
+            rows_X.append(row)
+            changed.append(CatalogueItem(row, item.item_id, item.title, item.categories, True))
+        rows = old.rows.grown(torch.tensor(rows_X), torch.from_numpy(generation.vectors_XD), MAX_TEXTS)
+        catalogue = old.catalogue.with_items(changed, rows.counts_N[:total])
+        return State(catalogue, build_rankers(self._models, rows, self._folder), rows, generation.number)
+
+    def _past(
+        self, state: State, history: Sequence[str | NewItem], timestamps: Sequence[int], events: Sequence[str]
+    ) -> Past:
+        """The history in rows; texts get theirs."""
+        known = state.catalogue.rows
+        counted = self._counted_events if events else None
+        kept = [place for place in range(len(history)) if not counted or events[place] in counted]
+        unknown = dict.fromkeys(item for item in history if isinstance(item, str) and item not in known)
+        guests = self._put_guests(state, dict.fromkeys(item for item in history if not isinstance(item, str)))
+        rows = [known.get(item) if isinstance(item, str) else guests[item] for item in (history[p] for p in kept)]
+        titles = {row: item.title for item, row in guests.items()}
+        times_H = None
+        if timestamps:
+            times = [timestamps[place] for place, row in zip(kept, rows, strict=True) if row is not None]
+            times_H = np.array(times, dtype=np.int64)
+        return Past(np.array([row for row in rows if row is not None], np.int64), times_H, list(unknown), titles)
+
+    def _put_guests(self, state: State, guests: Iterable[NewItem]) -> dict[NewItem, int]:
+        """Write items that came as texts into the spare rows, and return the row of each."""
+        if not (items := list(guests)):
+            return {}
+        import torch
+
+        reader = self._reader()
+        assert state.rows is not None
+        if len(items) > state.rows.guests:
+            raise UserError(f"The history has {len(items):,} different items as texts.", "history", MANY_TEXTS)
+        hits, misses = reader.hits, reader.misses
+        rows = range(state.rows.first_guest, state.rows.first_guest + len(items))
+        state.rows.put(torch.tensor(rows), reader.vectors(items, [None] * len(items)))
+        self.meter.cache("texts", reader.hits - hits, reader.misses - misses)
+        return dict(zip(items, rows, strict=True))
+
+    def _rank(
+        self, state: State, name: str, past: Past, num_interests: int | None, now: int | None, novelty: float
+    ) -> tuple[InterestRanking, str | None]:
+        """The ranker's answer, and what is to be said of the novelty dial."""
+        ranker: Any = state.rankers[name]
+        note = None
+        if novelty > 0 and hasattr(ranker, "with_knobs"):
+            from prismrec.models.posterior import Knobs
+
+            ranker = ranker.with_knobs(Knobs(novelty=novelty))
+        elif novelty > 0:
+            note = f"The model {name} has no novelty dial."
+        return ranker.rank(past.rows_H, past.times_H, num_interests, now), note
+
+    def _rank_kept(
+        self, state: State, name: str, past: Past, num_interests: int | None, now: int | None, memory: Memory
+    ) -> InterestRanking:
+        """The ranking by the user's strongest interests: those remembered, or new ones, which then are."""
+        import torch
+        from safetensors.torch import load, save
+
+        from prismrec.models.gemirec import GemiRecRanker, KeptInterests
+        from prismrec.models.rankers import one_history, strongest_ranking
+
+        ranker = state.rankers[name]
+        assert isinstance(ranker, GemiRecRanker)
+        with torch.inference_mode():
+            events = one_history(past.rows_H, past.times_H, now)
+            # The time of the request enters as the bucket of the time since the last event, and as nothing else.
+            key = f"{ranker.dictionary}/{self.bundle}/{state.generation}/{name}/{int(events.until_E[-1])}"
+            found = memory.recall(key)
+            self.meter.cache("interests", int(found is not None), int(found is None))
+            kept = KeptInterests(**load(found)) if found else ranker.keep(events, KEPT_INTERESTS)
+            if found is None:
+                memory.remember(key, save(kept._asdict()))
+            shown = num_interests or ranker.shown_interests() or KEPT_INTERESTS
+            return strongest_ranking(*ranker.kept_interests(kept), shown)

@@ -1,46 +1,55 @@
-"""The BentoML service: `POST /recommend`, `GET /model`, and a thin layer between HTTP and the engine.
+"""The BentoML service: workers, model store, probes and metrics around the web layer (`prismrec.serving.web`).
 
-Which bundle: a Bento carries the tag of the bundle it was built with under an alias (`bentofile.yaml`), so
-that it keeps answering from that one when a newer one is stored; PRISMREC_MODEL names another tag. Our
-choice instead of a class attribute `BentoModel("prismrec:latest")`, which BentoML 1.4 resolves anew whenever
-the Bento starts.
+Which bundle: a Bento carries the tag of the bundle it was built with under an alias (`bentofile.yaml`), so that it
+keeps answering from that one when a newer one is stored; PRISMREC_MODEL names another tag, and the file of
+`prismrec.serving.switching` another one while it runs. Our choice instead of a class attribute
+`BentoModel("prismrec:latest")`, which BentoML 1.4 resolves anew whenever the Bento starts.
 
-Notable: one worker, one request at a time and one compute thread by default (OMP_NUM_THREADS): scoring
-one user does not gain from more. The first answer is computed before the service says it is ready.
+    PRISMREC_MODEL      tag of the bundle to serve
+    PRISMREC_WORKERS    processes, 1 by default; each holds the models and fills a core
+    PRISMREC_ITEMS      folder of items that are added, beside the bundle by default
+    PRISMREC_API_KEY    key that requests have to bring in X-API-Key; none by default
+    PRISMREC_HISTORY    where users' histories are kept; nowhere by default
+    OMP_NUM_THREADS     threads of a worker's computing, 1 by default: scoring one user does not gain from more
+
+Notable: no `@bentoml.api`. BentoML logs a traceback for every invalid request, and its OpenAPI document knows neither
+limits nor examples nor errors; its Starlette does both. The first answer is computed before the service says it is
+ready.
 """
 
+import logging
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import bentoml
 from bentoml.exceptions import NotFound
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-import prismrec
 from prismrec.errors import UserError
-from prismrec.serving.types import RecommendRequest, RecommendResponse, refusal
+from prismrec.serving import explorer, users
+from prismrec.serving.engine import Engine
+from prismrec.serving.history_store import HistoryStore, open_store
+from prismrec.serving.operations import ENGINE_OPERATIONS
+from prismrec.serving.switching import Switch, home_folder, pointed_to
+from prismrec.serving.web import ApiKey, application
 
 BUNDLE_ALIAS = "prismrec-bundle"  # as in bentofile.yaml
 MODEL_VARIABLE = "PRISMREC_MODEL"
 BUNDLE_FOLDER = "bundle"  # where in the stored model the bundle lies
-TRAFFIC = {"timeout": 30, "max_concurrency": 64}
+ITEMS_FOLDER = "items"  # beside it
+TRAFFIC = {"timeout": 30}  # how many may wait, the web layer says: BentoML would count bodies on their way too
+WORKERS = int(os.environ.get("PRISMREC_WORKERS", "1"))
 
 
 def bundle_folder() -> Path:
-    """Return where the bundle to serve lies: PRISMREC_MODEL's, or the Bento's own.
+    """Return where the bundle to serve lies: the pointer's, PRISMREC_MODEL's, or the Bento's own.
 
     Raises:
         UserError: BentoML's model store does not hold it.
     """
-    tag = os.environ.get(MODEL_VARIABLE, BUNDLE_ALIAS)
+    tag = pointed_to(home_folder()) or os.environ.get(MODEL_VARIABLE) or BUNDLE_ALIAS
     try:
         return Path(bentoml.models.get(tag).path_of(BUNDLE_FOLDER))
-    except NotFound as error:
+    except (NotFound, ValueError) as error:
         raise UserError(
             f"BentoML's model store holds no model {tag!r}.",
             str(error),
@@ -48,55 +57,64 @@ def bundle_folder() -> Path:
         ) from error
 
 
-async def describe(_: Request) -> JSONResponse:
-    """Answer `GET /model`: versions, models, and the size of the catalogue."""
-    description = bentoml.get_current_service().engine.description
-    facts = {**asdict(description), "versions": description.versions.model_dump()}
-    return JSONResponse({**facts, "prismrec": prismrec.__version__})
+def current() -> "PrismrecService":
+    """The service of this worker."""
+    service: PrismrecService = bentoml.get_current_service()
+    return service
 
 
-class JsonBodies:
-    """Middleware: every body is JSON, whatever the client calls it.
-
-    `curl -d` calls it a form, and should just work; nothing ever gets to a parser of forms or pickles.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with a content type of JSON."""
-        if scope["type"] == "http":
-            others = [header for header in scope["headers"] if header[0] != b"content-type"]
-            scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
-        await self.app(scope, receive, send)
+APPLICATION = application(
+    lambda: current().switch.engine,
+    (*ENGINE_OPERATIONS, *users.operations(lambda: current().history)),
+    explorer.routes(),
+)
 
 
-@bentoml.asgi_app(Starlette(routes=[Route("/model", describe)]))
-@bentoml.service(name="prismrec", workers=1, traffic=TRAFFIC)
+@bentoml.asgi_app(APPLICATION)
+@bentoml.service(name="prismrec", workers=WORKERS, traffic=TRAFFIC)
 class PrismrecService:
     """Recommendations from raw histories, split into interests."""
+
+    history: HistoryStore | None
+    switch: Switch
 
     def __init__(self) -> None:
         import torch
 
-        from prismrec.serving.engine import Engine
+        from prismrec.serving.meter import prometheus
 
+        _log_to_stderr()
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        self.engine = Engine.load(bundle_folder())
-        self.engine.warm_up()
+        self.meter = prometheus()
+        self.history = open_store(os.environ.get("PRISMREC_HISTORY"))
+        self.switch = Switch(bundle_folder, self._load)
+        self.switch.follow()
 
-    @bentoml.api
-    def recommend(self, request: RecommendRequest, /) -> RecommendResponse:
-        """Recommend items for a history, by interest and merged."""
-        from prismrec.serving.engine import UnknownModel
+    def _load(self, folder: Path) -> Engine:
+        items = os.environ.get("PRISMREC_ITEMS") or folder.with_name(ITEMS_FOLDER)
+        engine = Engine.load(folder, Path(items), self.meter)
+        engine.warm_up()
+        return engine
 
-        try:
-            answer = self.engine.recommend(**request.model_dump())
-        except UnknownModel as error:
-            known = ", ".join(self.engine.description.models)
-            raise refusal("model", request.model, f"the models are {known}") from error
-        return RecommendResponse.model_validate(answer, from_attributes=True)
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Look for no other bundle, and let go of the histories."""
+        self.switch.stop()
+        if self.history is not None:
+            self.history.close()
 
 
-PrismrecService.add_asgi_middleware(JsonBodies)  # type: ignore[attr-defined]  # it is a bentoml.Service now
+def _log_to_stderr() -> None:
+    """One line an event, beside BentoML's own lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] [%(name)s] %(message)s"))
+    logger = logging.getLogger("prismrec")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+PrismrecService.add_asgi_middleware(  # type: ignore[attr-defined]  # it is a bentoml.Service now
+    ApiKey,
+    key=os.environ.get("PRISMREC_API_KEY", ""),
+    open_paths=frozenset(route.path for route in explorer.routes()),
+)

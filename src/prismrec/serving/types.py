@@ -1,61 +1,124 @@
-"""Request and response of `POST /recommend`: limits, examples, and refusals that a person can act on.
+"""Requests and answers of the service: limits, examples, and refusals that a person can act on.
 
-Our choice: strict types (an item id is a string, `"10"` is no number) and no unknown fields, so that a
-misspelt option is never silently unused. A refusal says the field, the value it had, and what is allowed.
-Long wrong input gives one error, not ten thousand.
+Our choice: strict types (an item id is a string, `"10"` is no number) and no unknown fields, so that a misspelt option
+is never silently unused. A refusal says the field, the value it had, and what is allowed. Long wrong input gives one
+error, not ten thousand.
 """
 
-import json
-from typing import Annotated, Any
+from __future__ import annotations
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    FailFast,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+import json
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from prismrec.artifacts.bundle import Versions
+from prismrec.models.item_text import NewItem
 
 MAX_HISTORY = 10_000
+MAX_FILTER = 10_000
+MAX_TEXTS = 100  # as many spare rows as the engine keeps
+MAX_BATCH = 64
 MAX_ID_LENGTH = 256
+MAX_TITLE_LENGTH = 1_000
+MAX_TEXT_LENGTH = 10_000
+MAX_CATEGORIES = 100
 MAX_K = 200
 MAX_INTERESTS = 16
+MAX_FOUND = 100
 SHOWN_LENGTH = 60
+RULE = "rule_"  # types of our own errors start so: their texts say everything
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Category = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Kind = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
+Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_LENGTH)]
 Timestamp = Annotated[int, Field(ge=0, lt=2**40)]
 
 
-class RecommendRequest(BaseModel):
-    """A user's history and how many recommendations are wanted."""
+class Problem(BaseModel):
+    """What is wrong with one field."""
+
+    loc: list[int | str] = Field(description="Path to the field; empty for the body as a whole.")
+    msg: str = Field(description="The field, the value it had, and what is allowed.")
+    type: str
+
+
+class ErrorResponse(BaseModel):
+    """Any answer that is none."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        title="RecommendRequest",
-        json_schema_extra={"example": {"history": ["1", "3114", "2355"], "k": 10}},
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": "k is 0; input should be greater than or equal to 1",
+                    "detail": [
+                        {
+                            "loc": ["k"],
+                            "msg": "k is 0; input should be greater than or equal to 1",
+                            "type": "greater_than_equal",
+                        }
+                    ],
+                }
+            ]
+        }
     )
 
-    history: Annotated[list[ItemId], FailFast()] = Field(
-        max_length=MAX_HISTORY,
-        description="Item ids, oldest first. Unknown ids are ignored and reported; it may be empty.",
+    error: str = Field(description="One line for people.")
+    detail: list[Problem] = []
+
+
+class Refused(Exception):
+    """A request that is not answered, with the status and the line that says why.
+
+    Args:
+        status: of HTTP.
+        text: one line for people.
+        field: what it is about, if one field is.
+    """
+
+    def __init__(self, status: int, text: str, field: str | None = None, problems: list[Problem] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        if problems is None:
+            problems = [] if field is None else [Problem(loc=[field], msg=text, type=f"{RULE}{field}")]
+        self.content = ErrorResponse(error=text, detail=problems)
+
+
+class Request(BaseModel):
+    """What all requests share: strict types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+class TextItem(Request):
+    """An item that the catalogue may not have, by its text."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"title": "Metropolis", "description": "A city of the future.", "categories": ["Sci-Fi"]}]
+        }
     )
-    timestamps: Annotated[list[Timestamp], FailFast()] = Field(
-        default=[],
-        max_length=MAX_HISTORY,
-        description="When each event happened, seconds since 1970 UTC; one for each, or none where times are unknown.",
-    )
-    now: Timestamp | None = Field(
-        default=None,
-        description="When the recommendation is asked for, seconds since 1970 UTC, beside timestamps; what comes next "
-        "in a session differs from what opens the next one. Unknown by default.",
-    )
+
+    title: Title
+    description: str = Field(default="", max_length=MAX_TEXT_LENGTH)
+    categories: list[Category] = Field(default=[], max_length=MAX_CATEGORIES)
+
+    def content(self) -> NewItem:
+        """What its vector is made from."""
+        return NewItem(self.title, self.description, tuple(self.categories))
+
+
+HistoryItem = ItemId | TextItem
+
+
+class RecommendOptions(Request):
+    """What is wanted, whoever's history it is for."""
+
     k: int = Field(default=10, ge=1, le=MAX_K, description="Items of each list.")
     num_interests: int | None = Field(
         default=None,
@@ -64,47 +127,202 @@ class RecommendRequest(BaseModel):
         description="Interests at most; the model's own number by default.",
     )
     exclude_seen: bool = Field(default=True, description="Leave out the items of the history.")
+    allow: Annotated[list[ItemId], FailFast()] = Field(
+        default=[], max_length=MAX_FILTER, description="Only these items may be shown; all if empty."
+    )
+    deny: Annotated[list[ItemId], FailFast()] = Field(
+        default=[], max_length=MAX_FILTER, description="These items are never shown."
+    )
+    categories: Annotated[list[Category], FailFast()] = Field(
+        default=[], max_length=MAX_CATEGORIES, description="Items shown have one of these; any if empty."
+    )
+    diversity: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="From 0, the likeliest items, to 1, the interests' lists in turn.",
+    )
+    novelty: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=5.0,
+        allow_inf_nan=False,
+        description="From 0 on, how much interests that the history does not show gain. Models of dictionary interests "
+        "have this dial; the note says where there is none.",
+    )
     model: str | None = Field(
         default=None,
         max_length=64,
         description="A model of the bundle, see GET /model; its default otherwise.",
     )
 
+
+class RecommendRequest(RecommendOptions):
+    """A user's history and how many recommendations are wanted."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"history": ["1", "3114", "2355"], "k": 10},
+                {
+                    "history": ["1", {"title": "Metropolis", "categories": ["Sci-Fi"]}],
+                    "timestamps": [978300760, 978302109],
+                    "now": 978390000,
+                    "categories": ["Drama", "Sci-Fi"],
+                    "diversity": 0.3,
+                },
+            ]
+        }
+    )
+
+    history: Annotated[list[HistoryItem], FailFast()] = Field(
+        max_length=MAX_HISTORY,
+        description="Item ids, or items by their text, oldest first. Unknown ids are ignored and reported; it may be "
+        f"empty. At most {MAX_TEXTS} different items may come as texts.",
+    )
+    timestamps: Annotated[list[Timestamp], FailFast()] = Field(
+        default=[],
+        max_length=MAX_HISTORY,
+        description="When each event happened, seconds since 1970 UTC; one for each, or none where times are unknown.",
+    )
+    events: Annotated[list[Kind], FailFast()] = Field(
+        default=[],
+        max_length=MAX_HISTORY,
+        description="The kind of each event (view, purchase, …), or none. Kinds that training left out are left out.",
+    )
+    now: Timestamp | None = Field(
+        default=None,
+        description="When the recommendation is asked for, seconds since 1970 UTC, beside timestamps; what comes next "
+        "in a session differs from what opens the next one. Unknown by default.",
+    )
+
     @model_validator(mode="after")
-    def _one_time_an_event(self) -> "RecommendRequest":
-        if self.timestamps and len(self.timestamps) != len(self.history):
+    def _one_entry_an_event(self) -> Self:
+        for name in ("timestamps", "events"):
+            given = len(getattr(self, name))
+            if given and given != len(self.history):
+                raise PydanticCustomError(
+                    f"{RULE}{name}_length",
+                    "{name} has {given} entries, history has {events}; give one for each event, or none",
+                    {"name": name, "given": given, "events": len(self.history)},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _few_texts(self) -> Self:
+        texts = {item.content() for item in self.history if isinstance(item, TextItem)}
+        if len(texts) > MAX_TEXTS:
             raise PydanticCustomError(
-                "timestamps_length",
-                "timestamps has {times} entries, history has {events}; give one for each event, or none",
-                {"times": len(self.timestamps), "events": len(self.history)},
+                f"{RULE}texts",
+                "history has {given} different items as texts; at most {most} are allowed, give others by their ids",
+                {"given": len(texts), "most": MAX_TEXTS},
             )
         return self
 
     @model_validator(mode="after")
-    def _now_after_the_history(self) -> "RecommendRequest":
+    def _now_after_the_history(self) -> Self:
         if self.now is not None and self.history and not self.timestamps:
             raise PydanticCustomError(
-                "now_alone", "now says nothing without timestamps; give those too, or leave it out"
+                f"{RULE}now_alone", "now says nothing without timestamps; give those too, or leave it out"
             )
         if self.now is not None and self.timestamps and self.now < max(self.timestamps):
             raise PydanticCustomError(
-                "now_too_early",
+                f"{RULE}now_too_early",
                 "now is {now}, before the newest timestamp {newest}; give seconds since 1970 UTC for both",
                 {"now": self.now, "newest": max(self.timestamps)},
             )
         return self
 
-    @model_validator(mode="wrap")
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `Engine.recommend`."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        fields["history"] = [item if isinstance(item, str) else item.content() for item in self.history]
+        return fields
+
+
+class BatchRequest(Request):
+    """Several users at once."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"requests": [{"history": ["1", "3114"]}, {"history": []}]}]}
+    )
+
+    requests: Annotated[list[RecommendRequest], FailFast()] = Field(
+        min_length=1, max_length=MAX_BATCH, description="Each as for POST /recommend."
+    )
+
+
+class SimilarRequest(Request):
+    """An item, by its id or by its text."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": "1", "k": 10}, {"item": {"title": "Metropolis"}}]}
+    )
+
+    item_id: ItemId | None = Field(default=None, description="An item of the catalogue.")
+    item: TextItem | None = Field(default=None, description="Any item, by its text.")
+    k: int = Field(default=10, ge=1, le=MAX_K)
+
+    @model_validator(mode="after")
+    def _one_item(self) -> Self:
+        if (self.item_id is None) == (self.item is None):
+            raise PydanticCustomError(f"{RULE}one_item", "give item_id or item: one of the two")
+        return self
+
+
+class CatalogueEntry(TextItem):
+    """An item to add to the catalogue, or to change there."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": "m1", "title": "Metropolis", "categories": ["Sci-Fi"]}]}
+    )
+
+    item_id: ItemId
+
+
+class AddItemsRequest(Request):
+    """Items to add or to change."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [{"item_id": "m1", "title": "Metropolis", "categories": ["Sci-Fi"]}]}]
+        }
+    )
+
+    items: Annotated[list[CatalogueEntry], FailFast()] = Field(
+        min_length=1,
+        max_length=MAX_TEXTS,
+        description="The last one counts where an id comes twice.",
+    )
+
+
+class SearchRequest(Request):
+    """Items by words of their titles."""
+
+    query: str = Field(
+        default="",
+        max_length=MAX_TITLE_LENGTH,
+        description="Words or beginnings of words; case and accents do not count.",
+    )
+    limit: int = Field(default=20, ge=1, le=MAX_FOUND)
+    id: list[ItemId] = Field(
+        default=[], max_length=MAX_FOUND, description="These items instead of a search; unknown ids are left out."
+    )
+
+
+class Answer(BaseModel):
+    """What all answers share: they are made from the engine's dataclasses."""
+
+    model_config = ConfigDict(from_attributes=True)
+
     @classmethod
-    def _explain(cls, value: Any, handler: ModelWrapValidatorHandler["RecommendRequest"]) -> "RecommendRequest":
-        try:
-            return handler(value)
-        except ValidationError as error:
-            details = [_explained(dict(problem), list(cls.model_fields)) for problem in error.errors()]
-            raise ValidationError.from_exception_data(cls.__name__, details) from error
+    def of(cls, answer: Any) -> Self:
+        """From what the engine gave."""
+        return cls.model_validate(answer)
 
 
-class Item(BaseModel):
+class Item(Answer):
     """A recommended item; scores compare within one list only."""
 
     item_id: str
@@ -120,19 +338,26 @@ class MergedItem(Item):
     )
 
 
-class Interest(BaseModel):
+class NamedItem(Answer):
+    """An item of the history, or of the catalogue."""
+
+    item_id: str | None = Field(description="Null for an item that came as a text.")
+    title: str
+
+
+class Interest(Answer):
     """One interest of the user, with its own list of items."""
 
     id: str = Field(description='Such as "refined-2", or the dictionary\'s cell "3-11".')
     label: str = Field(description="A name for people.")
     weight: float = Field(description="Share of the user's interest; all of them sum to 1.")
+    dictionary: str | None = Field(description="Version of the dictionary it is a cell of; null for other interests.")
+    reasons: list[NamedItem] = Field(description="Items of the history nearest to it.")
     items: list[Item]
 
 
-class RecommendResponse(BaseModel):
+class RecommendResponse(Answer):
     """Recommendations by interest, and merged into one list."""
-
-    model_config = ConfigDict(title="RecommendResponse")
 
     interests: list[Interest]
     items: list[MergedItem]
@@ -142,39 +367,132 @@ class RecommendResponse(BaseModel):
     note: str | None = Field(description="What the reader should know about this answer.")
 
 
-def refusal(field: str, value: Any, allowed: str) -> ValidationError:
-    """Return the error for a value that only the engine can tell is wrong, in the form of all the others.
+class BatchResponse(Answer):
+    """One answer a request, in their order."""
 
-    Args:
-        field: name of the request's field.
-        value: what it was.
-        allowed: what it may be.
+    responses: list[RecommendResponse]
+
+
+class SimilarResponse(Answer):
+    """Items by their cosine, best first."""
+
+    items: list[Item]
+
+
+class DictionaryInterest(Answer):
+    """An interest of the dictionary."""
+
+    id: str
+    label: str
+    items: int = Field(description="Items of the catalogue that it has.")
+    top_items: list[NamedItem] = Field(description="The most popular ones.")
+
+
+class InterestsResponse(Answer):
+    """The dictionary's interests, those of most items first."""
+
+    dictionary: str | None
+    interests: list[DictionaryInterest]
+
+
+class ModelResponse(Answer):
+    """What is served."""
+
+    prismrec: str = Field(description="Version of the code.")
+    bundle: str
+    versions: Versions
+    default_model: str
+    models: list[str]
+    items: int
+    active_items: int
+    added_items: int = Field(description="Items added since the bundle was made.")
+    generation: int = Field(description="How often items were added or changed since then.")
+    texts: bool = Field(description="Whether items may be given by their texts.")
+
+
+class FoundItem(Answer):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+
+
+class SearchResponse(Answer):
+    """Items whose titles fit, best first."""
+
+    items: list[FoundItem]
+
+
+def parse(model: type[RequestT], body: bytes) -> RequestT:
+    """A request from JSON.
+
+    Raises:
+        Refused: 400, with every field that is wrong.
     """
-    detail = _detail(f"not_{field}", (field,), value, f"{field} is {_shown(value)}; {allowed}")
-    return ValidationError.from_exception_data(RecommendRequest.__name__, [detail])
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _refused(error, model) from None
 
 
-def _explained(problem: dict[str, Any], fields: list[str]) -> InitErrorDetails:
-    loc, value, message = problem["loc"], problem["input"], str(problem["msg"])
+def parse_strings(model: type[RequestT], values: dict[str, str | list[str]]) -> RequestT:
+    """A request from the parameters of a path and a query.
+
+    Raises:
+        Refused: 400, with every field that is wrong.
+    """
+    lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
+    fitting = {name: [value] if name in lists and isinstance(value, str) else value for name, value in values.items()}
+    try:
+        return model.model_validate(fitting, strict=False)  # `model_validate_strings` knows no lists
+    except ValidationError as error:
+        raise _refused(error, model) from None
+
+
+def _refused(error: ValidationError, model: type[Request]) -> Refused:
+    problems = [
+        _explained(dict(problem), model)
+        for problem in error.errors(include_url=False)
+        if not _is_of_the_other_kind(problem["loc"], problem["input"])
+    ]
+    return Refused(400, "; ".join(problem.msg for problem in problems[:3]), problems=problems)
+
+
+def _is_of_the_other_kind(loc: tuple[int | str, ...], value: Any) -> bool:
+    """Whether an entry of a history was meant as an id where this says what a text lacks, or the other way round."""
+    if "constrained-str" in loc:
+        return isinstance(value, dict)
+    return "TextItem" in loc and loc[-1] == "TextItem" and not isinstance(value, dict)
+
+
+def _explained(problem: dict[str, Any], model: type[Request]) -> Problem:
+    loc = [step for step in problem["loc"] if step not in ("constrained-str", "TextItem")]
+    value, message = problem["input"], str(problem["msg"])
     where = ".".join(str(step) for step in loc) or "the body"
-    if problem["type"] == "missing":
+    if problem["type"].startswith(RULE):
+        text = message
+    elif problem["type"] == "missing":
         text = f"{where} is missing"
+    elif problem["type"] == "extra_forbidden" and len(loc) > 1:
+        text = f"{where} is no field there"
     elif problem["type"] == "extra_forbidden":
-        text = f"{where} is no field of the request; its fields are {', '.join(fields)}"
+        needed_first = sorted(model.model_fields, key=lambda name: not model.model_fields[name].is_required())
+        text = f"{where} is no field of the request; its fields are {', '.join(needed_first)}"
     elif problem["type"] == "model_type":
-        text = f'the body is {_shown(value)}; it has to be an object such as {{"history": ["1", "2"]}}'
+        text = f"{where} is {_shown(value)}; it has to be an object{'' if loc else f' such as {_example(model)}'}"
     elif problem["type"] == "too_long":
         text = f"{where} has {len(value):,} entries; at most {problem['ctx']['max_length']:,} are allowed"
     else:
         text = f"{where} is {_shown(value)}; {message[:1].lower()}{message[1:]}"
-    return _detail(problem["type"], loc, value, text)
+    return Problem(loc=loc, msg=text, type=problem["type"])
 
 
-def _detail(kind: str, loc: tuple[int | str, ...], value: Any, text: str) -> InitErrorDetails:
-    # The text goes in as a context value: braces in a client's input are no template.
-    return InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=loc, input=value)
+def _example(model: type[Request]) -> str:
+    examples: list[Any] = model.model_json_schema().get("examples", [{}])
+    return json.dumps(examples[0], ensure_ascii=False)
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"

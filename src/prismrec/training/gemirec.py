@@ -3,28 +3,31 @@
 Both rest on frozen parts: item vectors, the dictionary's cells, and the LLM recommender, whose next-item predictions
 are the user context. Both are trained at every recent position by teacher forcing: the posterior on the next item's
 cell, the head on the next item among the items of its cell. The sum of the two losses is the exact negative
-log-likelihood of the next item over the catalogue.
+log-likelihood of the next item over the catalogue. In the variant `mixture` the head learns the next item among all
+items, for a share of the positions under an interest drawn from the posterior, as it will be at serving.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from prismrec.models.events import EventBatch
 from prismrec.models.gemirec import GemiRecRanker
 from prismrec.parameters.training import TrainingParameters
+from prismrec.retrieval.chunks import MOST_USERS
 from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
 from prismrec.training.sequences import Crops, Places, TrainingData, bucketed_batches, padded, places, random_crops
 from prismrec.training.speed import Work
 
 
-class _Positions(NamedTuple):
+class Positions(NamedTuple):
     """Rows of a batch with a known next item."""
 
     recent: EventBatch
@@ -32,6 +35,7 @@ class _Positions(NamedTuple):
     rows: Places
     targets_P: Tensor  # item indices
     all_rows: int  # of the whole batch
+    draws_PX: Tensor  # uniform random numbers, as many a row as were asked for
 
 
 class _GemiRecTask:
@@ -61,7 +65,7 @@ class _GemiRecTask:
         positions = min(events - len(lengths_B), self.training.positions_per_step)
         return Work(len(lengths_B), positions, events, padded(lengths_B))
 
-    def positions(self, batch: Crops, share: Share = WHOLE) -> _Positions:
+    def positions(self, batch: Crops, share: Share = WHOLE, draws: int = 0) -> Positions:
         """The frozen recommender's predictions, and a sample of positions with their next items."""
         users = share.of(len(batch.users_B))
         rows = places(batch.ends_B - batch.starts_B, newest=2)
@@ -69,11 +73,13 @@ class _GemiRecTask:
         known_P = self.table.recommendable_N[targets_P]
         rows = Places(rows.users_P[known_P], rows.back_P[known_P])
         rows = rows.sample(self.training.positions_per_step, self.generator)
+        draws_PX = torch.rand(len(rows.users_P), draws, generator=self.generator).to(rows.users_P.device)
+        draws_PX = draws_PX[(rows.users_P >= users.start) & (rows.users_P < users.stop)]
         all_rows, rows, batch = len(rows.users_P), rows.of(users), batch.of(users)
         with torch.no_grad():
             recent, refined = self.ranker.context.state(self.data.training_events, batch.users_B, batch.ends_B)
         targets_P = rows.take(recent.items_BL, ahead=1)
-        return _Positions(recent, refined.next_BLD, rows, targets_P, all_rows)
+        return Positions(recent, refined.next_BLD, rows, targets_P, all_rows, draws_PX)
 
     def validate(self) -> dict[str, float]:
         """Full ranking by log P(m_i | u) + log P(i | u, m_i)."""
@@ -81,36 +87,133 @@ class _GemiRecTask:
 
 
 class PosteriorTask(_GemiRecTask):
-    """Cross-entropy of the next item's cell at every recent position."""
+    """Cross-entropy of the cells of the next items at every recent position.
+
+    Args:
+        horizon: H; the target is the mean over the cells of the next H items, as far as the window goes.
+    """
 
     name = "posterior"
 
-    def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
+    def __init__(
+        self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int, horizon: int = 1
+    ) -> None:
         super().__init__(ranker, data, training, seed)
         self.module = self.posterior = ranker.posterior
+        self.horizon = horizon
 
     def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
-        """Exact joint negative log-likelihood of the cells."""
+        """Exact joint negative log-likelihood of the cells; the mean over a position's targets, then over positions."""
         chosen = self.positions(batch, share)
         states = self.posterior(chosen.recent, chosen.context_BLD, self.items_ND, self.table.cells_N)
-        log_PG = self.posterior.log_probabilities(chosen.rows.take(states))
-        loss = F.nll_loss(log_PG, self.table.cells_N[chosen.targets_P])
-        return Loss(part_of_mean(loss, len(chosen.targets_P), chosen.all_rows), {})
+        with torch.no_grad():
+            prior_PG = self.ranker.prior(chosen.rows.take(chosen.context_BLD))
+        cells_PT, share_PT = self.targets(chosen)
+        log_PT = self.posterior.log_probabilities_of(chosen.rows.take(states), prior_PG, cells_PT)
+        loss = -(log_PT * share_PT).sum(1).mean()
+        return Loss(part_of_mean(loss, len(cells_PT), chosen.all_rows), {})
+
+    def targets(self, chosen: Positions) -> tuple[Tensor, Tensor]:
+        """Cells of each position's next H items [P, H], and their shares, which sum to 1.
+
+        Items that may not be recommended, and events beyond the window, are no targets; the first item always is one.
+        """
+        rows, items_BL = chosen.rows, chosen.recent.items_BL
+        ahead_H = torch.arange(1, self.horizon + 1, device=items_BL.device)
+        back_PH = rows.back_P[:, None] - ahead_H
+        items_PH = items_BL[rows.users_P[:, None], items_BL.shape[1] - back_PH.clamp_min(1)]
+        known_PH = (back_PH >= 1) & self.table.recommendable_N[items_PH]
+        cells_PH = self.table.cells_N[items_PH].where(known_PH, self.table.cells_N[items_PH[:, :1]])
+        return cells_PH, known_PH / known_PH.sum(1, keepdim=True)
+
+
+TEMPERATURES = (0.25, 4.0)  # between which the fitted one lies
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+SEARCH_STEPS = 24  # to a relative precision of 3e-5
+
+
+@torch.inference_mode()
+def fit_temperature(ranker: GemiRecRanker, data: TrainingData) -> float:
+    """Set the posterior's temperature to that of the highest likelihood of the validation targets, and return it.
+
+    Temperature scaling (Guo et al., 2017): what was trained on events is too sure of events that it has not seen. The
+    likelihood has one maximum in 1 / temperature (it is concave), which a golden-section search finds.
+    """
+    posterior, cases = ranker.posterior, data.validation
+    states, priors = [], []
+    for start in range(0, len(cases.users_C), MOST_USERS):
+        part = slice(start, start + MOST_USERS)
+        state_BH, prior_BG = ranker.states(data.events, cases.users_C[part], cases.starts_C[part])
+        states.append(state_BH)
+        priors.append(prior_BG)
+    states_CH = torch.cat(states)
+    prior_CG = torch.cat([prior for prior in priors if prior is not None]) if posterior.config.prior else None
+    cells_CT = ranker.table.cells_N[cases.targets_CT]
+    known_CT = cases.mask_CT & ranker.table.recommendable_N[cases.targets_CT]
+    first_C1 = known_CT.long().argmax(1, keepdim=True)
+    cells_CT = cells_CT.where(known_CT, cells_CT.gather(1, first_C1))
+
+    def loss(log_temperature: float) -> float:
+        posterior.config = replace(posterior.config, temperature=math.exp(log_temperature))
+        log_CT = posterior.log_probabilities_of(states_CH, prior_CG, cells_CT).where(known_CT, 0.0)
+        return -float(log_CT.double().sum())
+
+    low, high = (math.log(end) for end in TEMPERATURES)
+    for _ in range(SEARCH_STEPS):
+        inner = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+        if loss(inner[0]) <= loss(inner[1]):
+            high = inner[1]
+        else:
+            low = inner[0]
+    posterior.config = replace(posterior.config, temperature=round(math.exp((low + high) / 2), 4))
+    return posterior.config.temperature
 
 
 class RetrievalTask(_GemiRecTask):
-    """Cross-entropy of the next item among the items of its cell, at every recent position."""
+    """Cross-entropy of the next item at every recent position: among its cell's items, or in `mixture` among all.
+
+    Args:
+        posterior_share: share of the positions that `mixture` conditions on an interest drawn from the posterior, not
+            on the target's own.
+    """
 
     name = "retrieval"
 
-    def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
+    def __init__(
+        self,
+        ranker: GemiRecRanker,
+        data: TrainingData,
+        training: TrainingParameters,
+        seed: int,
+        posterior_share: float = 0.0,
+    ) -> None:
         super().__init__(ranker, data, training, seed)
         self.module = self.head = ranker.head
+        self.posterior_share = posterior_share
 
     def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
-        """In-cell negative log-likelihood."""
-        chosen = self.positions(batch, share)
+        """Negative log-likelihood of the next items under the interests conditioned on."""
+        mixture = self.head.config.variant == "mixture"
+        chosen = self.positions(batch, share, draws=2 if mixture else 0)
         user_PD = chosen.rows.take(chosen.context_BLD)
         cells_GE = self.ranker.posterior.cells_GE
-        loss = self.head.in_cell_loss(user_PD, chosen.targets_P, cells_GE, self.items_ND, self.table)
+        if mixture:
+            cells_PE = cells_GE[self.conditions(chosen)]
+            loss = self.head.catalogue_loss(
+                user_PD, chosen.targets_P, cells_PE, self.items_ND, self.table.recommendable_N
+            )
+        else:
+            loss = self.head.in_cell_loss(user_PD, chosen.targets_P, cells_GE, self.items_ND, self.table)
         return Loss(part_of_mean(loss, len(chosen.targets_P), chosen.all_rows), {})
+
+    @torch.no_grad()
+    def conditions(self, chosen: Positions) -> Tensor:
+        """The cell each position is conditioned on: the target's, or for a share of them one of the posterior's."""
+        posterior, rows = self.ranker.posterior, chosen.rows
+        states = rows.take(posterior(chosen.recent, chosen.context_BLD, self.items_ND, self.table.cells_N))
+        log_PG = posterior.log_probabilities(states, self.ranker.prior(rows.take(chosen.context_BLD)))
+        below_PG = log_PG.exp().cumsum(1)
+        drawn_P1 = torch.searchsorted(below_PG, chosen.draws_PX[:, 1:] * below_PG[:, -1:], right=True)
+        drawn_P = drawn_P1[:, 0].clamp_max(log_PG.shape[1] - 1)
+        from_posterior_P = chosen.draws_PX[:, 0] < self.posterior_share
+        return torch.where(from_posterior_P, drawn_P, self.table.cells_N[chosen.targets_P])

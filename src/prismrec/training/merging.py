@@ -28,7 +28,7 @@ from prismrec.training.sequences import TrainingData
 HELD_SCORES = 2**28  # of all members and cases together, in fp32: 1 GiB
 CHUNK = 128  # cases looked at together
 MOST_STEPS = 50
-STEPS = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with
+STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with; 0 leaves a member out
 ROUNDS = 3
 
 
@@ -68,6 +68,7 @@ def _figures(members: Mapping[str, Ranker], weights_M: Tensor, likely_M: Tensor,
         "users": float(len(cases.targets_CT)),
         "ndcg@10": _ndcg(weights_M, cases),
         "ndcg@10_most_likely": _ndcg(likely_M, cases),
+        "ndcg@10_equal_weights": _ndcg(torch.ones(len(members), dtype=torch.float64), cases),
         **{f"ndcg@10_{name}": _ndcg(alone[m], cases) for m, name in enumerate(members)},
         **{f"ndcg@10_without_{name}": _ndcg(weights_M * (1 - alone[m]), cases) for m, name in enumerate(members)},
     }

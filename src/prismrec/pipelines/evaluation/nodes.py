@@ -27,6 +27,14 @@ OURS = {
     "linear_transitions": "linear transitions",
     "hymirec": "HyMiRec",
     "gemirec": "GemiRec",
+    "prismrec": "prismrec (HyMiRec and GemiRec)",
+    "plain_ensemble": "HyMiRec and GemiRec, equal weights",
+}
+
+BASELINES = {
+    "sasrec": "SASRec",
+    "comirec": "ComiRec-SA",
+    "sasrec_transitions": "SASRec, merged with linear transitions",
 }
 
 
@@ -97,6 +105,31 @@ def _train_baseline(
     return model, {"epochs": [record.as_dict() for record in curve]}
 
 
+def merge_sasrec(
+    sasrec: Any,
+    training_transitions: Any,
+    item_vectors: dict[str, np.ndarray],
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+) -> tuple[Any, dict[str, Any]]:
+    """Weights that merge SASRec with the linear transitions, as HyMiRec merges its interests with them."""
+    from prismrec.training.merging import fit_merge
+
+    training = parameters.baselines.training
+    data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
+    fitted = fit_merge(sasrec_members(sasrec, training_transitions), data)
+    return fitted.merge, fitted.figures
+
+
+def sasrec_members(sasrec: Any, transitions: Any) -> dict[str, Any]:
+    """What `merge_sasrec` merges, by name."""
+    from prismrec.models.baselines import SASRecRanker
+    from prismrec.models.merge import LinearTransitionsRanker
+
+    return {ranker.name: ranker for ranker in (SASRecRanker(sasrec), LinearTransitionsRanker(transitions))}
+
+
 def _counted(histories: Histories, ends_U: np.ndarray, num_items: int) -> Any:
     from prismrec.models.baselines import CountedEvents
 
@@ -116,7 +149,9 @@ def evaluate_models(
     item_cells: dict[str, np.ndarray],
     posterior: Any,
     retrieval: Any,
+    unified_merge: Any,
     sasrec: Any,
+    sasrec_merge: Any,
     comirec: Any,
     text_embeddings: dict[str, np.ndarray],
     item_map: pl.DataFrame,
@@ -146,10 +181,11 @@ def evaluate_models(
         """Every row for targets that start there, and why some heuristics are left out."""
         ours = our_rankers(
             item_vectors, codebook, item_codes, lightweight_encoder, recommender, counted_transitions, merge,
-            dictionary, item_cells, posterior, retrieval,
+            dictionary, item_cells, posterior, retrieval, unified_merge,
         )  # fmt: skip
         heuristics, left_out = heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
-        return {**heuristics, **trained_rows(ours, sasrec, comirec, table)}, left_out
+        baselines = baseline_rankers(sasrec, comirec, counted_transitions, sasrec_merge)
+        return {**heuristics, **trained_rows(ours, baselines, table)}, left_out
 
     incumbent = promotion.read_incumbent(previous_bundle, item_map.get_column("item_id").to_list())
     facts = comparison.Facts(
@@ -258,25 +294,43 @@ def our_rankers(
     item_cells: dict[str, np.ndarray],
     posterior: Any,
     retrieval: Any,
+    unified_merge: Any,
 ) -> list[Any]:
-    """Our models ready to rank: HyMiRec's members, HyMiRec, GemiRec."""
-    from prismrec.models.merge import MergedRanker
+    """Our models ready to rank: HyMiRec's members, HyMiRec, GemiRec, the two united, and their plain ensemble.
+
+    What several of them rest on is computed once for all.
+    """
+    from prismrec.evaluation.shared import remembering
+    from prismrec.models.merge import MergedRanker, Pool, equal_weights
+    from prismrec.models.unified import UnifiedRanker
 
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    members = merge_members(refined, lightweight_encoder, transitions)
-    gemirec = gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells)
-    return [*members.values(), MergedRanker(members, merge, refined.recommendable_N), gemirec]
-
-
-def trained_rows(ours: list[Any], sasrec: Any, comirec: Any, table: Any) -> dict[str, Any]:
-    """The trained baselines, and our models: as they are served, and with the times of all events withheld."""
-    from prismrec.models.baselines import ComiRecRanker, SASRecRanker
-
-    untimed = table.without_times(np.ones(len(table), dtype=bool))
-    rows = {
-        "sasrec": _row(SASRecRanker(sasrec), table, "SASRec", "baseline"),
-        "comirec": _row(ComiRecRanker(comirec), table, "ComiRec-SA", "baseline"),
+    refined = remembering(remembering(refined, "state"), "scores")
+    members = {
+        name: remembering(m, "scores") for name, m in merge_members(refined, lightweight_encoder, transitions).items()
     }
+    hymirec = remembering(MergedRanker(members, merge, refined.recommendable_N), "scores")
+    gemirec = remembering(gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells), "scores")
+    both = {ranker.name: ranker for ranker in (hymirec, gemirec)}
+    ensemble = Pool("plain_ensemble", both, equal_weights(tuple(both)))
+    return [*members.values(), hymirec, gemirec, UnifiedRanker(hymirec, gemirec, unified_merge), ensemble]
+
+
+def baseline_rankers(sasrec: Any, comirec: Any, transitions: Any, sasrec_merge: Any) -> list[Any]:
+    """The trained baselines ready to rank; SASRec also with what HyMiRec has beside its interests."""
+    from prismrec.evaluation.shared import remembering
+    from prismrec.models.baselines import ComiRecRanker
+    from prismrec.models.merge import Pool
+
+    members = sasrec_members(sasrec, transitions)
+    members["sasrec"] = remembering(members["sasrec"], "scores")
+    return [members["sasrec"], ComiRecRanker(comirec), Pool("sasrec_transitions", members, sasrec_merge)]
+
+
+def trained_rows(ours: list[Any], baselines: list[Any], table: Any) -> dict[str, Any]:
+    """The trained baselines, and our models: as they are served, and with the times of all events withheld."""
+    untimed = table.without_times(np.ones(len(table), dtype=bool))
+    rows = {ranker.name: _row(ranker, table, BASELINES[ranker.name], "baseline") for ranker in baselines}
     for ranker in ours:
         label = OURS[ranker.name]
         rows[ranker.name] = _row(ranker, table, label, "prismrec")

@@ -20,7 +20,9 @@ MEASURED = (
     "item_cells",
     "posterior",
     "retrieval",
+    "unified_merge",
     "sasrec",
+    "sasrec_merge",
     "comirec",
     "text_embeddings",
     "item_map",
@@ -45,6 +47,7 @@ DESCRIBED = (
     "dictionary",
     "posterior",
     "retrieval",
+    "unified_merge",
     "sasrec",
     "comirec",
 )
@@ -65,6 +68,12 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(nodes.train_sasrec, training, ["sasrec", "sasrec_curve"], name="train_sasrec"),
+            Node(
+                nodes.merge_sasrec,
+                ["sasrec", "training_transitions", "item_vectors", "histories", "splits", PARAMETERS],
+                ["sasrec_merge", "sasrec_merge_metrics"],
+                name="merge_sasrec",
+            ),
             Node(nodes.train_comirec, training, ["comirec", "comirec_curve"], name="train_comirec"),
             Node(
                 nodes.evaluate_models,

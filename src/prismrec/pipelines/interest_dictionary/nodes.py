@@ -1,5 +1,6 @@
 """Nodes of `interest_dictionary`; models and training are imported when a node runs."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -9,101 +10,163 @@ import polars as pl
 
 from prismrec.data.histories import Histories
 from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
-from prismrec.errors import ParameterError
+from prismrec.errors import UserError
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
 from prismrec.pipelines.inputs import training_data, training_summary
-from prismrec.pipelines.llm_recommender.nodes import recommender_ranker
+from prismrec.pipelines.llm_recommender.nodes import merge_members, recommender_ranker
+
+log = logging.getLogger(__name__)
 
 
 def fit_dictionary(
     item_vectors: dict[str, np.ndarray],
     previous_dictionary: Any | None,
+    previous_dictionary_vectors: dict[str, np.ndarray] | None,
     parameters: InterestDictionaryParameters,
-) -> tuple[Any, dict[str, float]]:
-    """Fit the dictionary on the recommendable items, each also without its behavioural part.
+) -> tuple[Any, dict[str, Any]]:
+    """Fit the dictionary on the recommendable items, each also without its behavioural part; or refresh the last one.
+
+    Returns:
+        The dictionary, and how it came about.
 
     Raises:
-        ParameterError: the dictionary would have more cells than `max_cells`.
+        UserError: a refresh is wanted, and there is no whole previous dictionary to go on with.
     """
-    import torch
-
     from prismrec.training.dictionary import fit_dictionary as fit
+    from prismrec.training.dictionary_refresh import DictionaryVectors, refresh_dictionary
 
-    known = item_vectors["recommendable"]
-    vectors = np.concatenate([item_vectors["vectors"][known], item_vectors["text_only"][known]])
-    parent = previous_dictionary.version if previous_dictionary is not None else None
-    dictionary, losses = fit(
-        torch.from_numpy(vectors), int(known.sum()), parameters.dictionary, parent, parameters.seed
-    )
-    if dictionary.num_cells > parameters.max_cells:
-        raise ParameterError(
-            f"The dictionary has {dictionary.num_cells} cells, which is too many to score exactly.",
-            "interest_dictionary.max_cells",
-            "Raise interest_dictionary.dictionary.items_per_cell, or max_cells.",
+    rows = DictionaryVectors.of(item_vectors)
+    if not parameters.refresh:
+        dictionary, losses = fit(rows.both, len(rows.items_N), parameters.dictionary, parameters.seed)
+        return dictionary, {"kind": "fitted", "figures": losses}
+    _check_parent(previous_dictionary, previous_dictionary_vectors)
+    assert previous_dictionary is not None
+    assert previous_dictionary_vectors is not None
+    previous = DictionaryVectors.load(previous_dictionary_vectors)
+    made = refresh_dictionary(previous_dictionary, previous, rows, parameters.dictionary, parameters.seed)
+    if made.kind == "new_major":
+        log.warning(
+            "The item vectors are too far from the previous ones (mean 1 - cosine %.3f, at best aligned): the "
+            "dictionary starts anew, its interests are not those of %s.",
+            made.distance_aligned,
+            previous_dictionary.version,
         )
-    return dictionary, losses
+    return made.dictionary, {
+        "kind": made.kind,
+        "figures": made.figures,
+        "distance": made.distance,
+        "distance_aligned": made.distance_aligned,
+        "aligned": made.aligned,
+    }
 
 
-def assign_cells(dictionary: Any, item_vectors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Codes and cell of every known item."""
+def _check_parent(dictionary: Any | None, vectors: dict[str, np.ndarray] | None) -> None:
+    from prismrec.models.interest_dictionary import stamped_version
+
+    anew = "Fit a dictionary anew first: interest_dictionary.refresh=false"
+    if dictionary is None:
+        raise UserError("There is no previous dictionary to refresh.", "previous_dictionary", anew)
+    found = "none" if vectors is None else stamped_version(vectors)
+    if found != dictionary.version:
+        raise UserError(
+            f"The previous dictionary is {dictionary.version}, but the vectors kept with it are those of {found}: "
+            "it is older than they, or its run was cut off.",
+            "previous_dictionary_vectors",
+            f"Remove the newest version of 06_models/dictionary if its run was cut off; else: {anew}",
+        )
+
+
+def assign_cells(
+    dictionary: Any, item_vectors: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Codes and cell of every known item; and the vectors the dictionary rests on, for the next refresh."""
     import torch
+
+    from prismrec.models.interest_dictionary import stamp
+    from prismrec.training.dictionary_refresh import DictionaryVectors
 
     codes_NC = dictionary.codes_of(torch.from_numpy(item_vectors["vectors"]))
-    return {"codes": codes_NC.numpy(), "cells": dictionary.cell_index(codes_NC).numpy()}
+    mark = stamp(dictionary.version)
+    cells = {"codes": codes_NC.numpy(), "cells": dictionary.cell_index(codes_NC).numpy(), **mark}
+    return cells, {**DictionaryVectors.of(item_vectors).arrays(), **mark}
 
 
 def label_interests(
-    dictionary: Any, item_cells: dict[str, np.ndarray], item_map: pl.DataFrame, histories: Histories
-) -> dict[str, str]:
-    """A name for every non-empty cell, by its id: its most specific categories, or its most popular title."""
-    from prismrec.data.interest_names import interest_names
+    dictionary: Any,
+    item_cells: dict[str, np.ndarray],
+    item_vectors: dict[str, np.ndarray],
+    item_map: pl.DataFrame,
+    histories: Histories,
+) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+    """A name for every non-empty cell, by its id: its most specific categories, or its most popular title.
 
-    names = interest_names(
-        item_cells["cells"],
-        item_map.get_column(CATEGORIES).to_list(),
-        item_map.get_column(TITLE).to_list(),
-        np.bincount(histories.items, minlength=len(item_map)),
+    Returns:
+        Names by id; the table of interests; their map.
+    """
+    from prismrec.data.interest_names import interest_names
+    from prismrec.data.interest_table import interest_map, interest_rows
+
+    titles = item_map.select(pl.coalesce(TITLE, ITEM_ID)).to_series().to_list()
+    counts_N = np.bincount(histories.items, minlength=len(item_map))
+    cells_N = item_cells["cells"]
+    names = interest_names(cells_N, item_map.get_column(CATEGORIES).to_list(), titles, counts_N)
+    rows = interest_rows(
+        cells_N, item_vectors["recommendable"], item_vectors["vectors"], counts_N, titles, names, dictionary.label
     )
-    return {dictionary.label(cell): name for cell, name in names.items()}
+    table = {"dictionary": dictionary.version, "interests": rows}
+    return {dictionary.label(cell): name for cell, name in names.items()}, table, interest_map(rows, dictionary.version)
 
 
 def report_dictionary(
     dictionary: Any,
-    dictionary_losses: dict[str, float],
+    dictionary_losses: dict[str, Any],
     item_cells: dict[str, np.ndarray],
     item_vectors: dict[str, np.ndarray],
-    item_map: pl.DataFrame,
     previous_dictionary: Any | None,
-    previous_item_cells: dict[str, np.ndarray] | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What moved since the parent version, and the dictionary's health."""
+    previous_dictionary_vectors: dict[str, np.ndarray] | None,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What moved since the previous version, as a report and a plot, and the dictionary's health."""
     from prismrec.metrics.codes import code_health
-    from prismrec.training.dictionary import drift
+    from prismrec.models.interest_dictionary import stamped_version
+    from prismrec.training.dictionary_drift import drift, drift_plot
+    from prismrec.training.dictionary_refresh import DictionaryVectors
 
-    known = item_vectors["recommendable"]
-    previous_version = previous_dictionary.version if previous_dictionary is not None else None
-    ids = item_map.get_column(ITEM_ID).to_list()
+    previous = None
+    kept = previous_dictionary_vectors or {}
+    # A run that was cut off may have left a dictionary without its vectors: then there is nothing to compare.
+    if previous_dictionary is not None and stamped_version(kept) == previous_dictionary.version:
+        previous = previous_dictionary, DictionaryVectors.load(kept)
+    origin = {key: value for key, value in dictionary_losses.items() if key not in ("kind", "figures")}
+    rows = DictionaryVectors.of(item_vectors)
+    changes = {**drift(dictionary_losses["kind"], dictionary, rows, previous), **origin}
+    health = code_health(item_cells["codes"][item_vectors["recommendable"]], dictionary.sizes)
+    return changes, drift_plot(changes), {**health, **dictionary_losses["figures"]}
 
-    def labels(owner: Any, cells: np.ndarray) -> dict[str, str]:
-        return {item: owner.label(int(cell)) for item, cell in zip(ids, cells, strict=False)}
 
-    before = None
-    if previous_dictionary is not None and previous_item_cells is not None:
-        before = labels(previous_dictionary, previous_item_cells["cells"])  # indices are for ever
-    changes = drift(before, labels(dictionary, item_cells["cells"]), previous_version, dictionary.version)
-    health = code_health(item_cells["codes"][known], dictionary.sizes)
-    return changes, {**health, **dictionary_losses}
+def check_one_dictionary(dictionary: Any, posterior: Any, retrieval: Any, cells: Any) -> None:
+    """Refuse what rests on different dictionaries, as a run that was cut off may leave it.
+
+    Raises:
+        LineageError: naming both versions.
+    """
+    from prismrec.models.interest_dictionary import check_version, stamped_version
+
+    where = "06_models of the workspace"
+    check_version("item cells", stamped_version(cells), dictionary.version, where)
+    check_version("parameters of the posterior", posterior.config.dictionary, dictionary.version, where)
+    check_version("parameters of the retrieval head", retrieval.config.dictionary, dictionary.version, where)
 
 
 def gemirec_ranker(context: Any, dictionary: Any, posterior: Any, retrieval: Any, cells: Any) -> Any:
     """Posterior and retrieval head on top of the recommender, ready to rank."""
     import torch
 
-    from prismrec.models.gemirec import GemiRecRanker
+    from prismrec.models import gemirec
     from prismrec.models.retrieval_head import CellTable
 
+    check_one_dictionary(dictionary, posterior, retrieval, cells)
     table = CellTable(torch.from_numpy(cells["cells"]), context.recommendable_N, dictionary.num_cells)
-    return GemiRecRanker(context, posterior, retrieval, table, dictionary.label)
+    return gemirec.gemirec_ranker(context, posterior, retrieval, table, dictionary.label)
 
 
 def _new_head(context: Any, dictionary: Any, parameters: InterestDictionaryParameters) -> Any:
@@ -120,6 +183,7 @@ def _new_head(context: Any, dictionary: Any, parameters: InterestDictionaryParam
             settings.dropout,
             parameters.num_interests,
             dictionary.version,
+            settings.variant,
         )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
@@ -143,7 +207,7 @@ def train_posterior(
     import torch
 
     from prismrec.models.posterior import Posterior, PosteriorConfig
-    from prismrec.training.gemirec import PosteriorTask
+    from prismrec.training.gemirec import PosteriorTask, fit_temperature
     from prismrec.training.loop import fit
 
     torch.manual_seed(parameters.seed)
@@ -159,15 +223,19 @@ def train_posterior(
         settings.heads,
         settings.dropout,
         dictionary.version,
+        parameters.max_cells,
+        parameters.beam,
+        settings.prior,
     )
     occupied = np.bincount(item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes))
     posterior = Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
     head = _new_head(context, dictionary, parameters).eval()
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
-    task = PosteriorTask(ranker, data, settings.training, parameters.seed)
+    task = PosteriorTask(ranker, data, settings.training, parameters.seed, settings.horizon)
     curve = fit(task, settings.training, parameters.seed, checkpoints)
-    return posterior, {"epochs": [r.as_dict() for r in curve], **training_summary("posterior_", curve)}
+    summary = {**training_summary("posterior_", curve), "posterior_temperature": fit_temperature(ranker, data)}
+    return posterior, {"epochs": [r.as_dict() for r in curve], **summary}
 
 
 def train_retrieval(
@@ -195,9 +263,42 @@ def train_retrieval(
     head = _new_head(context, dictionary, parameters)
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
-    task = RetrievalTask(ranker, data, settings.training, parameters.seed)
+    task = RetrievalTask(ranker, data, settings.training, parameters.seed, settings.posterior_share)
     curve = fit(task, settings.training, parameters.seed, checkpoints)
     return head, {"epochs": [r.as_dict() for r in curve], **training_summary("retrieval_", curve)}
+
+
+def fit_unified_merge(
+    item_vectors: dict[str, np.ndarray],
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    lightweight_encoder: Any,
+    recommender: Any,
+    training_transitions: Any,
+    merge: Any,
+    dictionary: Any,
+    item_cells: dict[str, np.ndarray],
+    posterior: Any,
+    retrieval: Any,
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: InterestDictionaryParameters,
+) -> tuple[Any, dict[str, Any]]:
+    """Fit the weights of HyMiRec and GemiRec in the model that unites them; return them and their figures.
+
+    Among the figures, `ndcg@10_equal_weights` is the plain ensemble's.
+    """
+    from prismrec.models.merge import MergedRanker
+    from prismrec.training.merging import fit_merge as fit
+
+    context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
+    members = merge_members(context, lightweight_encoder, training_transitions)
+    hymirec = MergedRanker(members, merge, context.recommendable_N)
+    gemirec = gemirec_ranker(context, dictionary, posterior, retrieval, item_cells)
+    training = parameters.posterior.training
+    data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
+    fitted = fit({ranker.name: ranker for ranker in (hymirec, gemirec)}, data)
+    return fitted.merge, fitted.figures
 
 
 def collect_metrics(

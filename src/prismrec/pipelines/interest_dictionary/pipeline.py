@@ -7,6 +7,10 @@ from prismrec.pipelines.interest_dictionary import nodes
 STAGE = "interest_dictionary"
 PARAMETERS = f"params:{STAGE}"
 RECOMMENDER = ["recommender", "codebook", "item_codes", "item_vectors"]
+PREVIOUS = ["previous_dictionary", "previous_dictionary_vectors"]
+HYMIREC = [
+    "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "training_transitions", "merge"
+]  # fmt: skip
 
 
 def _group(name: str, members: list[Node]) -> Pipeline:
@@ -18,29 +22,26 @@ def create_pipeline() -> Pipeline:
     dictionary = [
         Node(
             nodes.fit_dictionary,
-            ["item_vectors", "previous_dictionary", PARAMETERS],
+            ["item_vectors", *PREVIOUS, PARAMETERS],
             ["dictionary", "dictionary_losses"],
             name="fit_dictionary",
         ),
-        Node(nodes.assign_cells, ["dictionary", "item_vectors"], "item_cells", name="assign_cells"),
+        Node(
+            nodes.assign_cells,
+            ["dictionary", "item_vectors"],
+            ["item_cells", "dictionary_vectors"],
+            name="assign_cells",
+        ),
         Node(
             nodes.label_interests,
-            ["dictionary", "item_cells", "item_map", "histories"],
-            "interest_labels",
+            ["dictionary", "item_cells", "item_vectors", "item_map", "histories"],
+            ["interest_labels", "interest_table", "interest_map"],
             name="label_interests",
         ),
         Node(
             nodes.report_dictionary,
-            [
-                "dictionary",
-                "dictionary_losses",
-                "item_cells",
-                "item_vectors",
-                "item_map",
-                "previous_dictionary",
-                "previous_item_cells",
-            ],
-            ["dictionary_drift", "dictionary_health"],
+            ["dictionary", "dictionary_losses", "item_cells", "item_vectors", *PREVIOUS],
+            ["dictionary_drift", "dictionary_drift_plot", "dictionary_health"],
             name="report_dictionary",
         ),
     ]
@@ -62,6 +63,21 @@ def create_pipeline() -> Pipeline:
             name="train_retrieval",
         )
     ]
+    gemirec = ["dictionary", "item_cells", "posterior", "retrieval"]
+    unified = [
+        Node(
+            nodes.fit_unified_merge,
+            [
+                *HYMIREC,
+                *gemirec,
+                "histories",
+                "splits",
+                PARAMETERS,
+            ],
+            ["unified_merge", "unified_merge_metrics"],
+            name="fit_unified_merge",
+        )
+    ]
     # In no group: a group that reads reports and writes models would put kedro-viz's layers into a cycle.
     metrics = Node(
         nodes.collect_metrics,
@@ -70,4 +86,5 @@ def create_pipeline() -> Pipeline:
         name="collect_metrics",
     )
     groups = _group("dictionary", dictionary) + _group("posterior", posterior) + _group("retrieval", retrieval)
+    groups += _group("unified", unified)
     return groups + Pipeline([metrics], namespace=STAGE, prefix_datasets_with_namespace=False)

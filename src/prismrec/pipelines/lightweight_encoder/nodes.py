@@ -38,6 +38,7 @@ def embed_texts(
     found = embed(encoder, item_texts(item_map), previous_text_embeddings, bar("item texts"))
     facts = {
         "text_encoder": parameters.text_encoder,
+        "max_tokens": parameters.max_tokens,
         "text_encoder_licence": encoder.licence,
         "text_encoder_weights_sha256": encoder.weights_sha256(),
         "texts_encoded": found.encoded,

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MODEL_PARTS: tuple[str, ...] = (
     "item_vectors",
     "item_tower",
+    "text_embeddings",
     "lightweight_encoder",
     "codebook",
     "item_codes",
@@ -35,19 +36,23 @@ MODEL_PARTS: tuple[str, ...] = (
     "item_cells",
     "posterior",
     "retrieval",
+    "unified_merge",
 )
 # Names of interests, from the stage that has them.
 LABELS: tuple[str, ...] = ("interest_labels",)
 # Said in the manifest.
 PROMOTED, NOT_PROMOTED = "promoted", "not promoted, packaged by packaging.package: this_run"
 RECOMMENDER = frozenset({"item_vectors", "codebook", "item_codes", "recommender"})
+HYMIREC = RECOMMENDER | {"lightweight_encoder", "transitions", "merge"}
+GEMIREC = RECOMMENDER | {"dictionary", "item_cells", "posterior", "retrieval"}
 # What each model needs to answer. Popularity is counted here, from all histories.
 NEEDED_PARTS: dict[str, frozenset[str]] = {
     "popularity": frozenset({"item_vectors"}),
     "lightweight_encoder": frozenset({"item_vectors", "lightweight_encoder"}),
     "llm_recommender": RECOMMENDER,
-    "hymirec": RECOMMENDER | {"lightweight_encoder", "transitions", "merge"},
-    "gemirec": RECOMMENDER | {"dictionary", "item_cells", "posterior", "retrieval"},
+    "hymirec": HYMIREC,
+    "gemirec": GEMIREC,
+    "prismrec": HYMIREC | GEMIREC | {"unified_merge"},
 }
 
 
@@ -59,6 +64,9 @@ def assemble_bundle(
     previous_bundle: Path | None,
     parameters: PackagingParameters,
     interest_labels: Mapping[str, str] | None = None,
+    text_model: Path | None = None,
+    text_encoding: Mapping[str, Any] | None = None,
+    sequence_building_metrics: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> BundleParts | KeptBundle:
     """Put catalogue, popularity and all models together, or keep the incumbent where this run is not promoted.
@@ -71,6 +79,9 @@ def assemble_bundle(
         previous_bundle: the incumbent; None where nothing has been packaged yet.
         parameters: whether to follow the verdict.
         interest_labels: names of interests by their id.
+        text_model: the text encoder, if it was trained.
+        text_encoding: which text encoder it was.
+        sequence_building_metrics: which kinds of events count.
         parts: `MODEL_PARTS` as the catalog loads them.
 
     Raises:
@@ -86,6 +97,8 @@ def assemble_bundle(
         CatalogueItem(index, item, title or item, tuple(categories or ()), active)
         for index, item, title, categories, active in item_map.select(columns).iter_rows()
     ]
+    if text_model is not None and text_encoding is not None:
+        parts |= _text_parts(text_model, text_encoding, parts.pop("text_embeddings"))
     return BundleParts(
         items=items,
         parts={**parts, POPULARITY: {"counts": _popularity(histories, len(items))}},
@@ -97,7 +110,20 @@ def assemble_bundle(
             "promotion": PROMOTED if _is_promoted(default_model, verdict) else NOT_PROMOTED,
         },
         card=model_card,
+        events=(sequence_building_metrics or {}).get("counted_events", ()),
     )
+
+
+def _text_parts(text_model: Path, text_encoding: Mapping[str, Any], embeddings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the service needs to read texts: the encoder, and the catalogue's embeddings in half precision."""
+    from prismrec.models.new_items import TEXT_EMBEDDINGS, TEXT_ENCODER, PackedTextEncoder
+
+    trained = (text_model / "config.json").is_file()
+    # Not how many texts a run took over from an earlier one: the same content keeps its version.
+    facts = {name: fact for name, fact in text_encoding.items() if name == "max_tokens" or name.startswith("text_enc")}
+    encoder = PackedTextEncoder(str(text_model) if trained else text_encoding["text_encoder"], facts)
+    halved = {name: np.asarray(array, dtype=np.float16) for name, array in embeddings.items()}
+    return {TEXT_ENCODER: encoder, TEXT_EMBEDDINGS: halved}
 
 
 def _is_packaged(verdict: Mapping[str, Any], parameters: PackagingParameters) -> bool:

@@ -1,0 +1,1 @@
+"""The commands of `prismrec`, one a module; `frame` holds what they share."""

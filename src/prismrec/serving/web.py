@@ -1,0 +1,197 @@
+"""The web layer: operations as routes, bodies read within limits, refusals as JSON. It knows no BentoML.
+
+    limits → API key → body → request → engine → answer
+
+Notable, all our choices:
+- Everything that costs time runs in one thread beside the event loop, one request at a time: a core is full with one.
+  Probes and metrics are answered meanwhile.
+- Nothing is parsed before the key and the size of the body are right. A body has `BODY_SECONDS` to arrive.
+- Whatever a client calls its body, it is read as JSON: `curl -d` just works, and no form or pickle is ever parsed.
+- A refusal is one line in the log, and names no path of this machine. What only a bug can cause is logged with its
+  traceback, and answered without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from prismrec.errors import UserError
+from prismrec.serving.engine import Engine, NoTexts, NotHere, UnknownModel
+from prismrec.serving.openapi import document
+from prismrec.serving.operations import Operation
+from prismrec.serving.types import Refused, parse, parse_strings
+
+MAX_BODY = 8 * 2**20  # bytes; the largest sensible request has 10,000 ids and 100 texts
+BODY_SECONDS = 10.0
+MAX_WAITING = 64  # whole requests; bodies that are still on their way keep nobody out
+KEY_HEADER = b"x-api-key"
+PROBES = frozenset({"/livez", "/readyz", "/healthz"})
+OPENAPI_PATH = "/docs.json"
+JSON = "application/json"
+INTERNAL = "Something went wrong here; the server's log says what."
+
+log = logging.getLogger(__name__)
+
+
+class _Answered(NamedTuple):
+    status: int
+    body: bytes
+
+
+def application(
+    engine: Callable[[], Engine],
+    operations: Sequence[Operation],
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The service's routes, and the OpenAPI document of them.
+
+    Args:
+        engine: gives the engine of the moment, whose meter counts the requests.
+        operations: what can be asked.
+        routes: anything else, such as the explorer page.
+    """
+    limiter = anyio.CapacityLimiter(1)
+    openapi = document(operations)
+
+    async def describe(_: Request) -> Response:
+        return Response(openapi, media_type=JSON)
+
+    by_path: dict[str, dict[str, Operation]] = defaultdict(dict)
+    for one in operations:
+        by_path[one.path][one.method] = one
+    typed = [
+        Route(path, partial(_endpoint, methods, engine, limiter), methods=list(methods))
+        for path, methods in by_path.items()
+    ]
+    return Starlette(routes=[*typed, Route(OPENAPI_PATH, describe), *routes])
+
+
+async def _endpoint(
+    methods: Mapping[str, Operation],
+    engine: Callable[[], Engine],
+    limiter: anyio.CapacityLimiter,
+    request: Request,
+) -> Response:
+    operation = methods["GET" if request.method == "HEAD" else request.method]
+    try:
+        body = await _body(request) if operation.method == "POST" else b""
+    except Refused as refused:
+        return _response(_told(operation, refused))
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody is there to read it
+    if limiter.statistics().tasks_waiting >= MAX_WAITING:
+        return _response(_told(operation, Refused(429, "Too many requests are waiting; try again in a moment.")))
+    started = time.perf_counter()
+    answered = await anyio.to_thread.run_sync(_answer, operation, engine, request, body, limiter=limiter)
+    engine().meter.request(operation.path, answered.status, time.perf_counter() - started)
+    return _response(answered)
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, if it is small enough and comes in time."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MAX_BODY:
+        raise _too_large()
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise _too_large()
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Refused(408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
+    return b"".join(chunks)
+
+
+def _too_large() -> Refused:
+    return Refused(413, f"The body is larger than {MAX_BODY:,} bytes.")
+
+
+def _answer(operation: Operation, engine: Callable[[], Engine], request: Request, body: bytes) -> _Answered:
+    try:
+        question = _question(operation, request, body)
+        current = engine()
+        current.refresh()
+        return _Answered(200, operation.answer(current, question).model_dump_json().encode())
+    except Refused as refused:
+        return _told(operation, refused)
+    except UserError as error:
+        return _told(operation, _as_refusal(error))
+    except Exception:
+        log.exception("%s %s failed", operation.method, operation.path)
+        return _Answered(500, Refused(500, INTERNAL).content.model_dump_json().encode())
+
+
+def _question(operation: Operation, request: Request, body: bytes) -> Any:
+    if operation.request is None:
+        return None
+    if operation.method == "POST":
+        return parse(operation.request, body)
+    query = {name: request.query_params.getlist(name) for name in request.query_params}
+    values = {name: found[0] if len(found) == 1 else found for name, found in query.items()}
+    return parse_strings(operation.request, {**values, **request.path_params})
+
+
+def _as_refusal(error: UserError) -> Refused:
+    """In a client's words: what is wrong and what to do, but no path of this machine."""
+    if isinstance(error, UnknownModel):
+        return Refused(400, f"{error.what} {error.mend}", "model")
+    if isinstance(error, NotHere):
+        return Refused(404, f"{error.what} {error.mend}", error.where)
+    if isinstance(error, NoTexts):
+        return Refused(501, error.what)
+    return Refused(409, error.what)
+
+
+def _told(operation: Operation, refused: Refused) -> _Answered:
+    log.info("%s %s: %d %s", operation.method, operation.path, refused.status, _one_line(refused.content.error))
+    return _Answered(refused.status, refused.content.model_dump_json().encode())
+
+
+def _one_line(text: str) -> str:
+    """Clients' words in a log: no line of their own making."""
+    return "".join(mark if mark.isprintable() else "�" for mark in text)
+
+
+def _response(answered: _Answered) -> Response:
+    return Response(answered.body, answered.status, media_type=JSON)
+
+
+class ApiKey:
+    """Middleware: wants a key in X-API-Key for everything but probes and the open paths.
+
+    Args:
+        key: none is wanted if empty.
+        open_paths: the explorer page's, which hold no data.
+    """
+
+    def __init__(self, app: ASGIApp, key: str = "", open_paths: frozenset[str] = frozenset()) -> None:
+        self.app, self._key, self._open = app, key.encode(), PROBES | open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and self._key and scope["path"] not in self._open:
+            given = next((value for name, value in scope["headers"] if name == KEY_HEADER), b"")
+            if not hmac.compare_digest(given, self._key):
+                content = Refused(401, "This service wants a key: send it in the header X-API-Key.").content
+                response = Response(content.model_dump_json(), 401, {"WWW-Authenticate": "ApiKey"}, JSON)
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

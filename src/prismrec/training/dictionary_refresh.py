@@ -1,0 +1,309 @@
+"""Refresh of the interest dictionary: a new version that goes on with its parent's cells (our choice throughout).
+
+Encoder and decoder stay frozen. Every code moves with the items it had: by the mean change of their residuals, level
+1 first; items that are new to it count one each. Then a code that no item has left is put to work where the error is
+largest: it takes over a part of the worst code's items. A level grows only if the catalogue's rule asks for more codes.
+
+    e'_m = (n_m (e_m + mean_{i in m} (r'_i - r_i)) + sum_{new i} r'_i) / (n_m + new_m)
+
+Identity: a code keeps its index, so an interest keeps its id. Stability comes from this movement alone, not from a
+table of items: an item whose neighbours moved with it stays in its cell, unchanged vectors change nothing, and
+`codes_of` stays a function of the vector.
+
+A tower that was trained again may have turned all vectors. If an orthogonal map (Procrustes, on items in both) brings
+them clearly nearer to the parent's, it is folded into encoder and decoder. If they are then still far from it, nothing
+can be gone on with: a dictionary is fitted anew, without a parent, and its codes are numbered after the old ones whose
+items they share.
+
+Shapes: n rows (full vectors, then text-only ones), N items, C levels, M codes a level, d code width, D item dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prismrec.errors import ParameterError
+from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
+from prismrec.parameters.interest_dictionary import DictionaryParameters
+from prismrec.training.dictionary import data_version, fit_dictionary, wanted_sizes
+from prismrec.training.loop import repeatable
+
+FARTHEST = 0.1  # mean of 1 - cosine to the parent's vectors beyond which a dictionary starts anew
+TURNED = 0.5  # the map is used if it brings that mean below this share of what it is without
+SPLIT_STEPS = 10  # of 2-means, when a code is split
+
+Kind = Literal["fitted", "refreshed", "unchanged", "new_major"]
+
+
+@dataclass(frozen=True)
+class DictionaryVectors:
+    """The vectors that a dictionary rests on: those of the recommendable items, full and text-only.
+
+    `items_N` are the item indices of the rows; an item keeps its index for ever.
+    """
+
+    items_N: Tensor
+    full_ND: Tensor
+    text_only_ND: Tensor
+
+    @classmethod
+    def of(cls, item_vectors: dict[str, np.ndarray]) -> DictionaryVectors:
+        """The rows of stage 3's item vectors."""
+        known_N = item_vectors["recommendable"]
+        return cls(
+            torch.from_numpy(np.flatnonzero(known_N)),
+            torch.from_numpy(item_vectors["vectors"][known_N]),
+            torch.from_numpy(item_vectors["text_only"][known_N]),
+        )
+
+    @classmethod
+    def load(cls, arrays: dict[str, np.ndarray]) -> DictionaryVectors:
+        """The rows that `arrays` wrote."""
+        return cls(*(torch.from_numpy(arrays[name]) for name in ("items", "full", "text_only")))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The rows as named arrays."""
+        return {"items": self.items_N.numpy(), "full": self.full_ND.numpy(), "text_only": self.text_only_ND.numpy()}
+
+    @property
+    def both(self) -> Tensor:
+        """[2 N, D] full vectors, then text-only ones."""
+        return torch.cat([self.full_ND, self.text_only_ND])
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """A dictionary and how it came about.
+
+    Attributes:
+        kind: the parent's cells gone on with, the parent itself, or fitted anew since nothing could be gone on with.
+        figures: losses of a fit; how many codes were put to work.
+        distance: mean of 1 - cosine to the parent's vectors, over items in both.
+        distance_aligned: the same after the best orthogonal map.
+        aligned: whether that map was used.
+    """
+
+    dictionary: InterestDictionary
+    kind: Kind
+    figures: dict[str, float]
+    distance: float
+    distance_aligned: float
+    aligned: bool
+
+
+@repeatable()
+def refresh_dictionary(
+    parent: InterestDictionary,
+    previous: DictionaryVectors,
+    rows: DictionaryVectors,
+    parameters: DictionaryParameters,
+    seed: int,
+) -> Refresh:
+    """Make the version that follows `parent` on new vectors.
+
+    Args:
+        parent: the dictionary to go on with.
+        previous: the rows it rests on.
+        rows: the rows of today.
+
+    Returns:
+        The parent itself if the rows are the same; a refreshed one; or one fitted anew if the vectors are too far
+        from the previous ones, or too few items are in both to say.
+
+    Raises:
+        ParameterError: the parameters ask for another shape than the parent's.
+    """
+    _check_shape(parent, rows, parameters)
+    data = data_version(rows.both)
+    if data == data_version(previous.both):
+        return Refresh(parent, "unchanged", {}, 0.0, 0.0, aligned=False)
+    before_B, now_B = common(previous.items_N, rows.items_N)
+    old_BD, new_BD = previous.full_ND[before_B], rows.full_ND[now_B]
+    map_DD = procrustes(new_BD, old_BD)
+    distance, distance_aligned = _distance(new_BD, old_BD), _distance(new_BD @ map_DD, old_BD)
+    # Fewer items than dimensions can always be turned onto each other, which says nothing.
+    if len(old_BD) < old_BD.shape[1] or min(distance, distance_aligned) > FARTHEST:
+        anew, losses = fit_dictionary(rows.both, len(rows.items_N), parameters, seed)
+        number_after(anew, parent.codes_of(old_BD), anew.codes_of(new_BD), parent.sizes)
+        return Refresh(anew, "new_major", losses, distance, distance_aligned, aligned=False)
+    aligned = distance_aligned < TURNED * distance
+    wanted = wanted_sizes(len(rows.items_N), parameters)
+    sizes = tuple(max(pair) for pair in zip(parent.sizes, wanted, strict=True))
+    child = _copy(parent, replace(parent.config, sizes=sizes, parent=parent.version, data=data))
+    if aligned:
+        turn(child, map_DD)
+    move_codes(parent, child, previous, rows)
+    born = revive_codes(child, parent.sizes, rows.both)
+    return Refresh(child, "refreshed", {"codes_born": float(born)}, distance, distance_aligned, aligned)
+
+
+def common(before_N: Tensor, now_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Places in both lists of the items that are in both, in one order."""
+    _, before_B, now_B = np.intersect1d(before_N.numpy(), now_N.numpy(), return_indices=True)
+    return torch.from_numpy(before_B), torch.from_numpy(now_B)
+
+
+def procrustes(from_BD: Tensor, to_BD: Tensor) -> Tensor:
+    """The orthogonal map [D, D], applied from the right, that brings the first rows nearest to the second."""
+    left, _, right = torch.linalg.svd(from_BD.double().T @ to_BD.double())
+    map_DD: Tensor = left @ right
+    return map_DD.to(from_BD.dtype)
+
+
+def _distance(rows_BD: Tensor, others_BD: Tensor) -> float:
+    cosine_B = F.cosine_similarity(rows_BD.double(), others_BD.double())
+    return float(1 - cosine_B.mean()) if len(cosine_B) else 1.0
+
+
+@torch.no_grad()
+def turn(dictionary: InterestDictionary, map_DD: Tensor) -> None:
+    """Fold an orthogonal map of its inputs into a dictionary: it then does with v what it did with v · map."""
+    first, last = dictionary.encode[0], dictionary.decode[-1]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    first.weight.copy_(first.weight @ map_DD.T)
+    last.weight.copy_(map_DD @ last.weight)
+    last.bias.copy_(map_DD @ last.bias)
+
+
+@torch.no_grad()
+def move_codes(
+    parent: InterestDictionary, child: InterestDictionary, previous: DictionaryVectors, rows: DictionaryVectors
+) -> None:
+    """Move the child's codes, which are still the parent's, with the items they had."""
+    before_B, now_B = common(previous.items_N, rows.items_N)
+    before_b = torch.cat([before_B, before_B + len(previous.items_N)])
+    now_b = torch.cat([now_B, now_B + len(rows.items_N)])
+    new_a = torch.ones(2 * len(rows.items_N), dtype=torch.bool)
+    new_a[now_b] = False
+    old_bD, both_nD = parent.encode(previous.both[before_b]), child.encode(rows.both)
+    held_bC = parent.quantizer(old_bD).codes_nC
+    now_bD, added_aD = both_nD[now_b], both_nD[new_a]
+    for level, size in enumerate(parent.sizes):
+        old_MD, held_b = parent.quantizer.codes(level), held_bC[:, level]
+        codes_MD = child.quantizer.codes(level)[:size]  # a view: what the level has grown by comes later
+        codes_MD += _mean_by(held_b, now_bD - old_bD, size)
+        added_a = torch.cdist(added_aD, codes_MD, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+        share_M = _count(added_a, size) / (_count(added_a, size) + _count(held_b, size)).clamp_min(1)
+        codes_MD += share_M[:, None] * _mean_by(added_a, added_aD - codes_MD[added_a], size)
+        old_bD, now_bD = old_bD - old_MD[held_b], now_bD - codes_MD[held_b]
+        added_aD = added_aD - codes_MD[added_a]
+
+
+def _count(code_n: Tensor, size: int) -> Tensor:
+    return torch.bincount(code_n, minlength=size).float()
+
+
+def _mean_by(code_n: Tensor, rows_nD: Tensor, size: int) -> Tensor:
+    """[M, d] mean of the rows of each code, 0 where it has none; in float64, so that their order hardly matters."""
+    sum_MD = torch.zeros(size, rows_nD.shape[1], dtype=torch.float64).index_add_(0, code_n, rows_nD.double())
+    return (sum_MD / _count(code_n, size).clamp_min(1)[:, None]).to(rows_nD.dtype)
+
+
+@torch.no_grad()
+def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_nD: Tensor) -> int:
+    """Put codes that no item has, and those a level has grown by, to work where the error is largest.
+
+    Args:
+        kept: codes a level that the parent has.
+
+    Returns:
+        How many codes were put to work.
+    """
+    quantizer, born = dictionary.quantizer, 0
+    for level, size in enumerate(kept):
+        found = quantizer(dictionary.encode(vectors_nD))
+        residual_nD, counts_M = found.residuals_CnD[level], _count(found.codes_nC[:, level], dictionary.sizes[level])
+        codes_MD = quantizer.codes(level)
+        grown = torch.arange(len(codes_MD)) >= size
+        idle = torch.nonzero((counts_M == 0) | grown).flatten()
+        codes_MD[idle] = torch.inf  # out of the way until its turn has come
+        for code in idle.tolist():
+            codes_MD[code] = _split_off(residual_nD, codes_MD)
+        getattr(quantizer, f"load_{level}").copy_(_count(quantizer(dictionary.encode(vectors_nD)).codes_nC[:, level],
+                                                         dictionary.sizes[level]))  # fmt: skip
+        born += len(idle)
+    return born
+
+
+def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> Tensor:
+    """Where a further code takes most of the error off the code that has most of it; the others stay where they are."""
+    distance_n, code_n = _nearest(residual_nD, codes_MD)
+    error_M = torch.zeros(len(codes_MD), dtype=torch.float64).index_add_(0, code_n, distance_n.double().square())
+    worst = int(error_M.argmax())
+    offset_nD = residual_nD[code_n == worst] - codes_MD[worst]
+    axis_D = torch.linalg.svd(offset_nD.double(), full_matrices=False).Vh[0].to(offset_nD.dtype)
+    along_n = offset_nD @ axis_D
+    side_n = along_n * along_n[along_n.abs().argmax()].sign() > 0  # an axis has no direction: towards the farthest
+    born_D: Tensor = codes_MD[worst] + offset_nD[side_n].mean(0)
+    for _ in range(SPLIT_STEPS):
+        own_n = (residual_nD - born_D).norm(dim=1) < distance_n
+        if own_n.any():
+            born_D = residual_nD[own_n].mean(0)
+    return born_D
+
+
+def _nearest(rows_nD: Tensor, codes_MD: Tensor) -> tuple[Tensor, Tensor]:
+    distance_nM = torch.cdist(rows_nD, codes_MD, compute_mode="donot_use_mm_for_euclid_dist")
+    found = distance_nM.min(1)
+    return found.values, found.indices
+
+
+@torch.no_grad()
+def number_after(
+    dictionary: InterestDictionary, before_BC: Tensor, now_BC: Tensor, previous_sizes: tuple[int, ...]
+) -> None:
+    """Number a dictionary's codes after those of another that share most of their items, level 1 first.
+
+    Args:
+        before_BC: codes of the items in both under the other dictionary, now_BC under this one.
+        previous_sizes: its codes a level.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    same_b = torch.ones(len(now_BC), dtype=torch.bool)
+    for level, (old, new) in enumerate(zip(previous_sizes, dictionary.sizes, strict=True)):
+        pairs_b = before_BC[same_b, level] * new + now_BC[same_b, level]
+        shared_MM = torch.bincount(pairs_b, minlength=old * new).reshape(old, new)
+        olds, news = linear_sum_assignment(shared_MM.numpy(), maximize=True)
+        number_M = _numbers({int(n): int(o) for o, n in zip(olds, news, strict=True) if o < new}, new)
+        for name in (f"codes_{level}", f"load_{level}"):
+            buffer = getattr(dictionary.quantizer, name)
+            buffer[number_M] = buffer.clone()
+        # A level-2 code means something only beside its level-1 code.
+        same_b &= number_M[now_BC[:, level]] == before_BC[:, level]
+
+
+def _numbers(matched: dict[int, int], size: int) -> Tensor:
+    """Every code's number: the one it is matched with, or one that is free."""
+    free = iter(sorted(set(range(size)) - set(matched.values())))
+    return torch.tensor([matched[code] if code in matched else next(free) for code in range(size)])
+
+
+@torch.no_grad()
+def _copy(parent: InterestDictionary, config: InterestDictionaryConfig) -> InterestDictionary:
+    """The parent with another config, whose levels may be longer; the added codes lie out of everyone's way."""
+    child = InterestDictionary(config)
+    for level in range(len(config.sizes)):
+        child.quantizer.codes(level).fill_(torch.inf)
+    for name, tensor in parent.state_dict().items():
+        child.state_dict()[name][: len(tensor)] = tensor
+    return child.eval()
+
+
+def _check_shape(parent: InterestDictionary, rows: DictionaryVectors, parameters: DictionaryParameters) -> None:
+    wanted = (rows.full_ND.shape[1], parameters.code_dim, parameters.hidden, parameters.levels)
+    found = (parent.config.dim, parent.config.code_dim, parent.config.hidden, len(parent.sizes))
+    if wanted != found:
+        raise ParameterError(
+            "A refresh keeps the shape of its parent: item dimension, code_dim, hidden and levels are to be "
+            f"{wanted}, but dictionary {parent.version} has {found}.",
+            "interest_dictionary.dictionary",
+            "Set them as they were, or fit a dictionary anew: interest_dictionary.refresh=false",
+        )

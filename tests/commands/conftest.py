@@ -1,0 +1,3 @@
+"""A bundle on disk, for all tests of commands."""
+
+from serving.conftest import bundle_folder  # noqa: F401 - a fixture

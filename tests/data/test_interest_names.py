@@ -1,0 +1,24 @@
+"""Names of interests: specific categories, and a title where they say too little."""
+
+import numpy as np
+
+from prismrec.data.interest_names import interest_names
+
+COUNTS = np.array([1, 5, 3, 4, 2, 9])
+TITLES = ["a", "b", "c", "d", "e", "f"]
+
+
+def test_the_most_specific_categories_name_a_cell() -> None:
+    cells = np.array([0, 0, 1, 1, 1, 1])
+    categories = [["all", "sea", "ship"], ["all", "sea"], ["all"], ["all", "land"], ["all", "land"], ["all", "land"]]
+    assert interest_names(cells, categories, TITLES, COUNTS) == {0: "sea, ship", 1: "land"}
+
+
+def test_cells_of_one_name_are_told_apart_by_their_most_popular_title() -> None:
+    cells = np.array([0, 0, 1, 1, 2, 2])
+    categories = [["sea"], ["sea"], ["sea"], ["sea"], ["land"], ["land"]]
+    assert interest_names(cells, categories, TITLES, COUNTS) == {0: "sea: b", 1: "sea: d", 2: "land"}
+
+
+def test_without_categories_the_title_stands_alone() -> None:
+    assert interest_names(np.array([3, 3, 7, 7, 7, 7]), [None] * 6, TITLES, COUNTS) == {3: "b", 7: "f"}

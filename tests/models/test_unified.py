@@ -1,0 +1,67 @@
+"""The unified model: HyMiRec and GemiRec on one scale, told apart by the dictionary's cells."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.small import NUM_ITEMS, event_table
+from models.test_rankers import CELLS, LENGTHS, RECOMMENDABLE, gemirec, merged, of_user, unified
+from prismrec.models.posterior import Knobs
+
+EVENTS = event_table(LENGTHS)
+USERS, ENDS = torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)
+
+
+@torch.no_grad()
+def test_scores_are_the_weighted_sum_of_both_papers_models() -> None:
+    expected = 0.9 * merged().scores(EVENTS, USERS, ENDS) + 0.3 * gemirec().scores(EVENTS, USERS, ENDS)
+    expected = expected.masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
+    torch.testing.assert_close(unified().scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_without_weight_for_gemirec_it_ranks_as_hymirec_does() -> None:
+    expected = merged().scores(EVENTS, USERS, ENDS).masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
+    torch.testing.assert_close(unified(1.0, 0.0).scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_interest_is_a_cell_and_its_weight_the_cells_mass() -> None:
+    ranking = unified().rank(*of_user(0), 100)
+    shares = np.exp(ranking.scores_N)
+    for label, weight, scores_N in zip(ranking.labels_K, ranking.weights_K, ranking.interest_scores_KN, strict=True):
+        cell = int(label.removeprefix("cell "))
+        own = (cell == CELLS) & RECOMMENDABLE
+        assert set(np.flatnonzero(scores_N > -np.inf)) == set(np.flatnonzero(own))
+        assert weight == pytest.approx(shares[own].sum(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_novelty_moves_mass_to_cells_that_the_history_lacks() -> None:
+    ranker, cells = unified(), CELLS.numpy()
+    seen = set(cells[of_user(1)[0]])
+    new = np.array([cell not in seen for cell in cells])
+    shares = [
+        np.exp(ranker.with_knobs(Knobs(novelty=novelty)).rank(*of_user(1), None).scores_N)[new].sum()
+        for novelty in (0.0, 1.0, 3.0)
+    ]
+    assert shares[0] < shares[1] < shares[2]
+
+
+@torch.no_grad()
+def test_knobs_keep_the_order_within_a_cell() -> None:
+    ranker = unified()
+    plain = ranker.scores(EVENTS, USERS, ENDS)
+    turned = ranker.with_knobs(Knobs(temperature=2.0, novelty=1.0)).scores(EVENTS, USERS, ENDS)
+    assert (turned[:, ~RECOMMENDABLE] == -torch.inf).all()
+    for cell in CELLS.unique():
+        own = (cell == CELLS) & RECOMMENDABLE
+        assert torch.equal(plain[:, own].argsort(1), turned[:, own].argsort(1))
+    torch.testing.assert_close(turned.exp().sum(1), torch.ones(len(LENGTHS)), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_strongest_interests_alone_score_their_own_items_only() -> None:
+    scores = unified().strongest(EVENTS, USERS, ENDS, 2)
+    assert scores.shape == (len(LENGTHS), NUM_ITEMS)
+    for row in scores:
+        assert len(CELLS[row.isfinite()].unique()) == 2

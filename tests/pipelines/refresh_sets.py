@@ -1,0 +1,85 @@
+"""What a refresh replaces, as the catalog's own datasets on small models: for tests that cut it off."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from prismrec.artifacts.bundle import BundleParts, CatalogueItem, read_bundle
+from prismrec.errors import LineageError
+from prismrec.kedro_datasets import FolderDataset, ModelDataset, TensorsDataset
+from prismrec.models import load_model
+from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, stamp
+from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
+from prismrec.pipelines.interest_dictionary.nodes import check_one_dictionary
+
+KINDS = {
+    "dictionary": ModelDataset,
+    "item_cells": TensorsDataset,
+    "dictionary_vectors": TensorsDataset,
+    "posterior": ModelDataset,
+    "retrieval": ModelDataset,
+}
+torch.set_num_threads(1)
+
+
+class Workspace:
+    """Saves whole sets, dataset by dataset in the stage's order, the bundle last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def dataset(self, name: str) -> Any:
+        """An entry of the catalog, on this folder."""
+        return KINDS.get(name, FolderDataset)(filepath=str(self.folder / name))
+
+    def version(self, number: int) -> dict[str, Any]:
+        """Everything that rests on one dictionary; only its weights tell it from another."""
+        dictionary = InterestDictionary(InterestDictionaryConfig(4, 2, 4, (2, 2))).eval()
+        with torch.no_grad():
+            for parameter in dictionary.parameters():
+                parameter.fill_(number / 1000)
+        cells = torch.arange(6) % 4
+        # What carries the version is all that counts here: a head stands for the posterior.
+        head = RetrievalHead(RetrievalHeadConfig(4, 4, 2, 0.0, 2, dictionary.version)).eval()
+        mark = stamp(dictionary.version)
+        made = {
+            "dictionary": dictionary,
+            "item_cells": {"cells": cells.numpy(), **mark},
+            "dictionary_vectors": {"items": cells.numpy(), **mark},
+            "posterior": head,
+            "retrieval": head,
+        }
+        items = [CatalogueItem(index, str(index), str(index), (), True) for index in range(6)]
+        made["bundle"] = BundleParts(items, dict(made), "popularity", dictionary_version=dictionary.version)
+        return made
+
+    def save(self, parts: dict[str, Any]) -> None:
+        """Save a set as the stages do."""
+        for name, part in parts.items():
+            self.dataset(name).save(part)
+
+    def newest(self) -> dict[str, Any]:
+        """The newest version of every dataset."""
+        return {name: self.dataset(name).load() for name in KINDS}
+
+    def check_bundle(self) -> str:
+        """The dictionary version of the newest bundle, whose parts are all of it."""
+        folder = self.dataset("bundle").load()
+        bundle = read_bundle(folder)
+        models = {name: load_model(folder / name) for name in ("dictionary", "posterior", "retrieval")}
+        cells = load_file(folder / "item_cells.safetensors")
+        check_one_dictionary(models["dictionary"], models["posterior"], models["retrieval"], cells)
+        assert bundle.manifest.versions.dictionary == models["dictionary"].version
+        return models["dictionary"].version
+
+
+def is_whole(workspace: Workspace) -> bool:
+    """Whether the newest parts are of one version; False if they are refused."""
+    parts = workspace.newest()
+    try:
+        check_one_dictionary(parts["dictionary"], parts["posterior"], parts["retrieval"], parts["item_cells"])
+    except LineageError as error:
+        return parts["dictionary"].version not in str(error)  # the message has to name the dictionary's version
+    return True
