@@ -142,6 +142,28 @@ def test_a_beam_finds_cells_with_their_exact_probabilities(case: Case, seed: int
         torch.testing.assert_close(wide.log_probabilities(states, prior_PG), exact, atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(dictionaries(), st.integers(0, 10_000), st.booleans(), st.integers(1, 8), st.sampled_from([0.02, 1.0]))
+@torch.no_grad()
+def test_cells_that_a_beam_does_not_find_share_the_rest(
+    case: Case, seed: int, prior: bool, width: int, temperature: float
+) -> None:
+    """All occupied cells are finite and sum to 1, even where the beam has all the probability there is."""
+    sizes, occupied = case
+    made = posterior(sizes, occupied, seed, prior=prior, max_cells=0, beam=width, temperature=temperature)
+    states, prior_PG = asked(made)
+    found = made.log_probabilities(states, prior_PG)
+    cells, logs = made.beam(states, prior_PG, width)
+    assert torch.equal(found == -torch.inf, ~occupied.expand(4, -1))
+    torch.testing.assert_close(found.gather(1, cells), logs)
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(4), atol=1e-5, rtol=0)
+    for row in range(4):
+        lost = occupied.clone()
+        lost[cells[row]] = False
+        assert found[row][lost].isfinite().all()
+        assert len(found[row][lost].unique()) <= 1, "equal shares"
+
+
 @torch.no_grad()
 def test_a_beam_of_a_few_times_their_number_finds_the_likely_cells() -> None:
     """Three levels of 12 with random weights; the recall of a beam that is too narrow is below 1."""

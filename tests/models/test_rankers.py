@@ -66,21 +66,21 @@ def merged(weights: dict[str, float] | None = None, timeless: list[float] | None
     return MergedRanker(members(), merge, RECOMMENDABLE)
 
 
-def gemirec(head_dictionary: str = "v1") -> GemiRecRanker:
+def gemirec(head_dictionary: str = "v1", **sizes: int) -> GemiRecRanker:
     torch.manual_seed(1)
     table = CellTable(CELLS, RECOMMENDABLE, 12)
-    config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1")
+    config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1", **sizes)
     posterior = randomise(Posterior(config, torch.randn(12, 6), table.occupied_G))
     head = randomise(RetrievalHead(RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, head_dictionary)))
     return GemiRecRanker(recommender_ranker(), posterior, head, table, lambda cell: f"cell {cell}")
 
 
-def unified(hymirec: float = 0.9, gemirec_weight: float = 0.3) -> UnifiedRanker:
-    """HyMiRec and GemiRec with these weights."""
+def unified(hymirec: float = 0.9, gemirec_weight: float = 0.3, **sizes: int) -> UnifiedRanker:
+    """HyMiRec and GemiRec with these weights; the posterior with other `sizes`."""
     merge = Merge(MergeConfig(("hymirec", "gemirec")))
     merge.timed_M.copy_(torch.tensor([hymirec, gemirec_weight]))
     merge.timeless_M.copy_(merge.timed_M)
-    return UnifiedRanker(merged(), gemirec(), merge)
+    return UnifiedRanker(merged(), gemirec(**sizes), merge)
 
 
 def rankers() -> list[ServedRanker]:
@@ -347,7 +347,7 @@ def test_events_after_the_end_change_nothing(ranker: ServedRanker) -> None:
 def test_gemirecs_interests_need_no_item(monkeypatch: pytest.MonkeyPatch) -> None:
     ranker = gemirec()
     asked = EventTable(*histories(LENGTHS)), torch.arange(3), torch.tensor(LENGTHS)
-    cells_BG, _ = ranker._parts(*asked)
+    cells_BG = ranker.cells(*asked)
 
     def scored(*_: object) -> None:
         raise AssertionError("items were scored")

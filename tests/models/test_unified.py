@@ -25,6 +25,15 @@ def test_without_weight_for_gemirec_it_ranks_as_hymirec_does() -> None:
     torch.testing.assert_close(unified(1.0, 0.0).scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_a_beam_takes_no_item_from_hymirec(weight: float) -> None:
+    """Cells that the beam does not find stay possible, whatever GemiRec's weight."""
+    scores = unified(0.9, weight, max_cells=11, beam=2).scores(EVENTS, USERS, ENDS)
+    assert scores[:, RECOMMENDABLE].isfinite().all()
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(LENGTHS)), atol=1e-5, rtol=0)
+
+
 def test_an_interest_is_a_cell_and_its_weight_the_cells_mass() -> None:
     ranking = unified().rank(*of_user(0), 100)
     shares = np.exp(ranking.scores_N)

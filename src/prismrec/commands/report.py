@@ -31,7 +31,7 @@ Examples:
 @frame.friendly
 def report(env: str | None, as_json: bool) -> None:
     """Print how the models did in a workspace's latest evaluation, by which rules, and whether it was promoted."""
-    text = _latest_metrics(env)
+    text = latest_metrics(env)
     if not as_json:
         from prismrec.evaluation.report import as_table
 
@@ -45,7 +45,7 @@ def report(env: str | None, as_json: bool) -> None:
 @frame.friendly
 def stages(env: str | None) -> None:
     """Print time and peak memory of every stage's latest run in a workspace."""
-    runs = _latest_runs(env)
+    runs = latest_runs(env)
     lines = [f"{'stage':<20} {'seconds':>8} {'peak MB':>8}  started (UTC)"]
     for stage, run in runs.items():
         lines.append(f"{stage:<20} {run['seconds']:>8.1f} {run['peak_rss_mb']:>8.0f}  {run['started'][:19]}")
@@ -63,7 +63,8 @@ def _evaluation_metrics(environment: str | None) -> Any:
     return dataset
 
 
-def _latest_metrics(environment: str | None) -> str:
+def latest_metrics(environment: str | None) -> str:
+    """Return the JSON text of an environment's latest evaluation."""
     dataset = _evaluation_metrics(environment)
     if not dataset.exists():
         raise _nothing("evaluated", dataset.workspace, environment)
@@ -72,7 +73,7 @@ def _latest_metrics(environment: str | None) -> str:
     return text
 
 
-def _latest_runs(environment: str | None) -> dict[str, dict[str, Any]]:
+def latest_runs(environment: str | None) -> dict[str, dict[str, Any]]:
     """Return the newest `run.json` of every stage that has one."""
     from prismrec.artifacts import stage_record
     from prismrec.pipeline_registry import STAGES

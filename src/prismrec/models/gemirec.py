@@ -12,29 +12,18 @@ Shapes: B users, K interests, N items, G cells, D item dimension.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from prismrec.errors import UserError
+from prismrec.models.cells import CellRanker
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.posterior import Knobs, Posterior
-from prismrec.models.rankers import (
-    GEMIREC,
-    Claims,
-    InterestRanking,
-    RecommenderRanker,
-    ServedRanker,
-    one_history,
-    ranking_by_cells,
-    whole,
-)
+from prismrec.models.rankers import GEMIREC, Claims, RecommenderRanker, ServedRanker, whole
 from prismrec.models.recommender import Refined
 from prismrec.models.retrieval_head import CellTable, RetrievalHead
 
@@ -47,7 +36,7 @@ class KeptInterests(NamedTuple):
     user_D: Tensor  # the recommender's state
 
 
-class GemiRecRanker(ServedRanker):
+class GemiRecRanker(CellRanker):
     """Posterior over dictionary interests times in-cell retrieval, on the LLM recommender's states.
 
     Args:
@@ -55,7 +44,6 @@ class GemiRecRanker(ServedRanker):
     """
 
     name = GEMIREC
-    reads_time = True
 
     def __init__(
         self,
@@ -72,25 +60,16 @@ class GemiRecRanker(ServedRanker):
                 "posterior, retrieval",
                 "kedro run --pipelines interest_dictionary",
             )
-        self.context, self.posterior, self.head, self.table = context, posterior, head, table
-        self.label, self.knobs = labels_G, Knobs()
-        self.dictionary = head.config.dictionary
-        self.num_interests = min(head.config.num_interests, int(table.occupied_G.sum()))
+        super().__init__(table, context.items_ND, labels_G, head.config.dictionary, head.config.num_interests)
+        self.context, self.posterior, self.head = context, posterior, head
         if not posterior.exact:
             self.num_interests = min(self.num_interests, posterior.config.beam)
-        self.centres_GD = _cell_centres(context.items_ND, table)
 
     @property
     def held(self) -> int:
         """Every cell holds as many places as the largest one, and a hidden state."""
         cells, places = self.table.items_GS.shape
         return math.ceil(cells * max(places, self.head.config.hidden) / len(self.table.cells_N))
-
-    def with_knobs(self, knobs: Knobs) -> Self:
-        """The same ranker for a request that turns them; the parts are shared."""
-        turned = copy.copy(self)
-        turned.knobs = knobs
-        return turned
 
     def prior(self, next_PD: Tensor) -> Tensor | None:
         """What the recommender's next-item predictions say of cells: [P, G]; None where the posterior has no prior."""
@@ -119,41 +98,15 @@ class GemiRecRanker(ServedRanker):
         states_BLH = self.posterior(recent, refined.next_BLD, self.context.items_ND, self.table.cells_N)
         return states_BLH[:, -1], self.prior(refined.next_BLD[:, -1])
 
-    def _parts(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
+    def cells_and_scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Log P(m | u), and log P(m_i | u) + log P(i | u, m_i)."""
         cells_BG, refined = self._cells(events, users_B, ends_B)
+        return cells_BG, self._scores(cells_BG, refined.next_BLD[:, -1])
+
+    def _scores(self, cells_BG: Tensor, user_BD: Tensor) -> Tensor:
         items_ND = self.context.items_ND
-        items_BN = self.head.log_probabilities(refined.next_BLD[:, -1], self.posterior.cells_GE, items_ND, self.table)
-        return cells_BG, items_BN
-
-    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """Log P(m_i | u) + log P(i | u, m_i)."""
-        cells_BG, items_BN = self._parts(events, users_B, ends_B)
+        items_BN = self.head.log_probabilities(user_BD, self.posterior.cells_GE, items_ND, self.table)
         return cells_BG[:, self.table.cells_N] + items_BN
-
-    def claims(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Claims:
-        """All users at once; an item is its own cell's."""
-        cells_BG, items_BN = self._parts(events, users_B, ends_B)
-        owners_BN = self.table.cells_N.expand(len(cells_BG), -1)
-        scores_BN = (cells_BG.gather(1, owners_BN) + items_BN).log_softmax(1)
-        return Claims(scores_BN, cells_BG, owners_BN, [self.label(cell) for cell in range(cells_BG.shape[1])])
-
-    def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """[B, K, D] unit vectors: mean item vectors of the cells of highest posterior, as many as are shown."""
-        cells_BG, _ = self._cells(events, users_B, ends_B)
-        best_BK = cells_BG.topk(self.num_interests, dim=1).indices
-        return self.centres_GD[best_BK]
-
-    def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
-        """Scores of the items of the cells of highest posterior."""
-        cells_BG, items_BN = self._parts(events, users_B, ends_B)
-        kept = cells_BG.topk(min(num_interests, cells_BG.shape[1]), dim=1).indices
-        kept_BG = torch.full_like(cells_BG, -torch.inf).scatter(1, kept, cells_BG.gather(1, kept))
-        return kept_BG[:, self.table.cells_N] + items_BN
-
-    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
-        """Every non-empty cell is an interest; an item belongs to its own cell only."""
-        cells_1G, refined = self._cells(events, *whole(events))
-        return self._interests(cells_1G, refined.next_BLD[:, -1])
 
     def keep(self, events: EventTable, num_interests: int) -> KeptInterests:
         """The first user's strongest interests, for `kept_interests` to go on from: the nearline part of the work."""
@@ -169,26 +122,8 @@ class GemiRecRanker(ServedRanker):
         some_K = joint_KN.isfinite().any(1)
         return joint_KN[some_K], [label for label, some in zip(labels, some_K.tolist(), strict=True) if some]
 
-    def _interests(self, cells_BG: Tensor, user_BD: Tensor) -> tuple[Tensor, list[str]]:
-        items_BN = self.head.log_probabilities(user_BD, self.posterior.cells_GE, self.context.items_ND, self.table)
-        cells = torch.nonzero(self.table.occupied_G).flatten()
-        joint_N = (cells_BG[:, self.table.cells_N] + items_BN)[0]
-        own_KN = self.table.cells_N == cells[:, None]
-        return joint_N.where(own_KN, -torch.inf), [self.label(int(cell)) for cell in cells]
-
-    @torch.inference_mode()
-    def rank(
-        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None, now: int | None = None
-    ) -> InterestRanking:
-        """As everywhere, without a table of cells × items."""
-        events = one_history(items, timestamps, now)
-        scores_N = self.scores(events, *whole(events))[0]
-        shown = self.shown_interests() if num_interests is None else num_interests
-        return ranking_by_cells(scores_N, self.table.cells_N, self.label, shown, num_interests is not None)
-
-    def shown_interests(self) -> int | None:
-        """The number set when the head was trained."""
-        return self.head.config.num_interests
+    def _interests(self, cells_1G: Tensor, user_1D: Tensor) -> tuple[Tensor, list[str]]:
+        return self.by_cell(self._scores(cells_1G, user_1D)[0])
 
 
 class MixtureRanker(GemiRecRanker):
@@ -230,6 +165,11 @@ class MixtureRanker(GemiRecRanker):
         labels = [self.label(cell) for cell in range(weights_BG.shape[1])]
         return Claims(joint_BKN.logsumexp(1), weights_BG, owners_BN, labels)
 
+    def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
+        """The interests of highest posterior, as many as are shown."""
+        cells_1G, refined = self._cells(events, *whole(events))
+        return self._interests(cells_1G, refined.next_BLD[:, -1])
+
     def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:
         """The lists of the interests of highest posterior, at most those shown."""
         return self.joint(events, users_B, ends_B)[0][:, :num_interests].logsumexp(1)
@@ -249,11 +189,3 @@ def gemirec_ranker(
     """GemiRec of the head's variant; see `GemiRecRanker`."""
     kind = MixtureRanker if head.config.variant == "mixture" else GemiRecRanker
     return kind(context, posterior, head, table, labels_G)
-
-
-def _cell_centres(items_ND: Tensor, table: CellTable) -> Tensor:
-    """[G, D] unit mean of the vectors of every cell's recommendable items; zero for an empty cell."""
-    counted = table.recommendable_N
-    sums_GD = torch.zeros(len(table.occupied_G), items_ND.shape[1], dtype=torch.float64)
-    sums_GD.index_add_(0, table.cells_N[counted], items_ND[counted].double())
-    return F.normalize(sums_GD, dim=1).float()

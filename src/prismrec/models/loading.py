@@ -25,6 +25,7 @@ from prismrec.models.rankers import (
     ServedRanker,
     recent_and_long,
 )
+from prismrec.models.remembering import remembering
 from prismrec.models.retrieval_head import CellTable
 from prismrec.models.unified import UnifiedRanker
 
@@ -58,7 +59,7 @@ def build_rankers(models: dict[str, Any], rows: ItemRows, folder: Path) -> dict[
     if "lightweight_encoder" in models:
         rankers.append(LightweightEncoderRanker(models["lightweight_encoder"], rows.vectors_ND, rows.recommendable_N))
     if "recommender" in models:
-        refined = _recommender(models, rows)
+        refined = remembering(_recommender(models, rows), "state")  # one pass of the decoder for all that rest on it
         rankers.append(refined)
         if "merge" in models:
             rankers.append(hymirec := _merged(models, rows, rankers, folder))

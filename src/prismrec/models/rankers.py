@@ -15,7 +15,6 @@ Shapes: B users, K interests, N items, G cells, D item dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -294,33 +293,6 @@ def ranking(joint_KN: Tensor, merged_N: Tensor, labels: list[str], shown: int | 
         (joint_KN[kept] - mass_K[kept, None]).numpy(),
         mass_K[kept].softmax(0).numpy(),
         [labels[int(index)] for index in kept],
-    )
-
-
-def ranking_by_cells(
-    scores_N: Tensor, cells_N: Tensor, label: Callable[[int], str], shown: int | None, only_shown: bool
-) -> InterestRanking:
-    """One user's ranking where every item belongs to one interest, its cell; no table of cells × items is made.
-
-    Args:
-        scores_N: log P(i | u); -inf where not recommendable.
-        label: id of a cell.
-        shown: interests shown at most; all that hold an item if None.
-        only_shown: whether the merged list is of their items alone.
-    """
-    top = scores_N.max()
-    mass_G = torch.zeros(int(cells_N.max()) + 1, dtype=torch.float64)
-    mass_G.index_add_(0, cells_N, (scores_N - top).exp().double())
-    some = torch.nonzero(mass_G).flatten()
-    kept = some[torch.argsort(mass_G[some], descending=True, stable=True)[:shown]]
-    log_K = mass_G[kept].log() + top
-    own_KN = cells_N == kept[:, None]
-    merged_N = scores_N.where(own_KN.any(0), -torch.inf) if only_shown else scores_N
-    return InterestRanking(
-        merged_N.log_softmax(0).numpy(),
-        (scores_N - log_K[:, None]).where(own_KN, -torch.inf).float().numpy(),
-        log_K.softmax(0).float().numpy(),
-        [label(cell) for cell in kept.tolist()],
     )
 
 

@@ -300,8 +300,8 @@ def our_rankers(
 
     What several of them rest on is computed once for all.
     """
-    from prismrec.evaluation.shared import remembering
     from prismrec.models.merge import MergedRanker, Pool, equal_weights
+    from prismrec.models.remembering import remembering
     from prismrec.models.unified import UnifiedRanker
 
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
@@ -318,9 +318,9 @@ def our_rankers(
 
 def baseline_rankers(sasrec: Any, comirec: Any, transitions: Any, sasrec_merge: Any) -> list[Any]:
     """The trained baselines ready to rank; SASRec also with what HyMiRec has beside its interests."""
-    from prismrec.evaluation.shared import remembering
     from prismrec.models.baselines import ComiRecRanker
     from prismrec.models.merge import Pool
+    from prismrec.models.remembering import remembering
 
     members = sasrec_members(sasrec, transitions)
     members["sasrec"] = remembering(members["sasrec"], "scores")

@@ -1,11 +1,18 @@
 """One pass of a model for all rows that rest on it."""
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from prismrec.evaluation.shared import remembering
 from prismrec.models.events import EventTable
+from prismrec.models.loading import load_rankers
 from prismrec.models.rankers import Ranker
+from prismrec.models.recommender import Recommender
+from prismrec.models.remembering import forgetting, remembering
+from serving.bundles import parts
 
 
 class Counting(Ranker):
@@ -43,3 +50,25 @@ def test_another_question_is_answered_anew() -> None:
     ranker.scores(table(3), users, ends)
     ranker.scores(events, torch.tensor([0, 0]), torch.tensor([2, 2]))
     assert len(counting.asked) == 4
+
+
+def test_a_copy_that_forgets_computes_anew() -> None:
+    counting, events = Counting(), table(3)
+    ranker = remembering(counting, "scores")
+    users, ends = torch.tensor([0]), torch.tensor([1])
+    ranker.scores(events, users, ends)
+    forgetting(ranker).scores(events, users, ends)
+    ranker.scores(events, users, ends)
+    assert len(counting.asked) == 2
+
+
+def test_a_request_is_one_pass_of_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HyMiRec and GemiRec in the served unified model share the recommender's states."""
+    parts().save(tmp_path / "bundle")
+    passes = []
+    forward = Recommender.forward
+    monkeypatch.setattr(Recommender, "forward", lambda *args: passes.append(1) or forward(*args))
+    rankers = load_rankers(tmp_path / "bundle")
+    for number, name in enumerate(("prismrec", "hymirec"), 1):
+        rankers[name].rank(np.array([1, 2, 3]), None, None)
+        assert len(passes) == number

@@ -1,0 +1,132 @@
+"""Write docs/reference/figures.md, and the README's short table, from finished workspaces.
+
+    python scripts/figures.py demo ml1m beauty
+
+A data set is the environment that ran it; `demo` is the base environment. Its last evaluation is what is written, so
+no figure is copied by hand. Data sets that are not named keep what stands there.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prismrec.commands.report import latest_metrics, latest_runs
+from prismrec.evaluation.report import as_table
+from prismrec.evaluation.rows import TIME_FREE_SUFFIX, TIMES, clear_best, interval_of, number, rows_of, span
+from prismrec.pipeline_registry import STAGES
+
+PROJECT = Path(__file__).parents[1]
+README = PROJECT / "README.md"
+PAGE = PROJECT / "docs" / "reference" / "figures.md"
+METRICS = ("hr@10", "ndcg@10", "hr@50")
+# Nodes that stand apart in the table of costs: they take most of their stage's time.
+APART = {
+    "llm_recommender": {"train_recommender": "training", "fit_merge": "transitions and merge"},
+    "evaluation": {"train_sasrec": "SASRec", "train_comirec": "ComiRec-SA", "evaluate_models": "measuring"},
+}
+
+
+def environment(data: str) -> str | None:
+    """The Kedro environment of a data set."""
+    return None if data == "demo" else data
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """The text with what stands between a section's two markers replaced.
+
+    Raises:
+        SystemExit: it has no such section.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise SystemExit(f"There is no section {begin} … {end}.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def figures(report: Mapping[str, Any]) -> str:
+    """All rows of one data set, without the rules, which are the same for all."""
+    table = as_table(report)
+    parts = re.split(r"^## ", table, flags=re.MULTILINE)
+    wanted = [f"**{part.splitlines()[0]}**\n{grid(part)}" for part in parts if part.splitlines()[0] in TIMES.values()]
+    cases = report["cases"]["test"]
+    split, seed = report["split_hash"][:12], report["seed"]
+    facts = f"{cases['users']:,} cases, {report['items']:,} items, split `{split}`, seed {seed}."
+    return "\n\n".join([facts, *wanted, f"Verdict: {verdict(report)}"])
+
+
+def grid(part: str) -> str:
+    """The table's own lines."""
+    return "\n".join(["", *(line for line in part.splitlines() if line.startswith("|"))])
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One line on promotion."""
+    found = report["promotion"]
+    return f"{found['candidate']} is the candidate, {'promoted' if found['promoted'] else 'not promoted'}."
+
+
+def short(report: Mapping[str, Any]) -> str:
+    """A few figures of every row, time-free and time-aware ones apart."""
+    lines = []
+    for time, heading in TIMES.items():
+        names = rows_of(report, time)
+        lines += [
+            "",
+            f"*{heading}*",
+            "",
+            f"| model | {' | '.join(m.upper() for m in METRICS)} |",
+            "|---|" + "---|" * len(METRICS),
+        ]
+        best = clear_best(report, names)
+        for name in names:
+            label = name.removesuffix(TIME_FREE_SUFFIX)
+            cells = [cell(report, name, metric) for metric in METRICS]
+            lines.append(f"| {f'**{label}**' if name == best else label} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:])
+
+
+def cell(report: Mapping[str, Any], name: str, metric: str) -> str:
+    """A figure with its interval."""
+    return f"{number(report['models'][name].get(metric))} {span(interval_of(report, name, metric))}".strip()
+
+
+def costs(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Every stage's seconds and peak memory, the long nodes apart."""
+    for stage in STAGES:
+        if stage not in runs:
+            continue
+        run, apart = runs[stage], APART.get(stage, {})
+        memory = f"{run['peak_rss_mb'] / 1000:.1f} GB"
+        for node, label in apart.items():
+            if node in run.get("node_seconds", {}):
+                yield f"{stage}: {label}", f"{run['node_seconds'][node]:,.0f} s, {memory}"
+        if not apart:
+            yield stage, f"{run['seconds']:,.0f} s, {memory}"
+
+
+def main() -> None:
+    """Fill the sections of the data sets that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "data", nargs="+", choices=("demo", "ml1m", "beauty"), help="data sets whose workspaces are read"
+    )
+    page, readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
+    for data in parser.parse_args().data:
+        report = json.loads(latest_metrics(environment(data)))
+        cost = [
+            "| stage | time and peak memory |",
+            "|---|---|",
+            *(f"| {a} | {b} |" for a, b in costs(latest_runs(environment(data)))),
+        ]
+        page = filled(filled(page, f"figures:{data}", figures(report)), f"costs:{data}", "\n".join(cost))
+        readme = filled(readme, f"figures:{data}", short(report))
+    PAGE.write_text(page, encoding="utf-8")
+    README.write_text(readme, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
