@@ -80,7 +80,7 @@ peer-venvs: ## Create .venv-peers and .venv-recbole, the peers' own environments
 peers: install ## Run and score the peers on the split of DATA (hours; resumes; benchmarks/README.md).
 	$(BIN)/python -m benchmarks.peers.all --env $(DATA) --work $(WORK) $(ARGS)
 
-ablations: install ## What each part of HyMiRec is worth, on DATA (hours; resumes; benchmarks/README.md).
+ablations: install ## Run the ablations of HyMiRec and GemiRec on DATA (a minute to ten a cell; resumes).
 	$(BIN)/python -m benchmarks.ablations --env $(DATA) --work data/ablations $(ARGS)
 
 gpu-ml1m: install ## ML-1M with a 0.6B-shaped backbone on a GPU: utilisation, then training (resumes).

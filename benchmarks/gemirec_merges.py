@@ -39,10 +39,9 @@ LIKELIHOOD = "likelihood"
 CHUNK = 64  # users scored at once
 
 
-def merged(claims: Any, scores_BN: Tensor, shown: int) -> dict[str, Tensor]:
+def merged(claims: Any, scores_BN: Tensor, cells_N: Tensor, shown: int) -> dict[str, Tensor]:
     """Every merge's scores of what may be shown, by name: [B, N]."""
-    kept_BK = claims.weights_BG.topk(shown, dim=1).indices
-    joint_BKN = scores_BN[:, None].where(claims.owners_BN[:, None] == kept_BK[..., None], -torch.inf)
+    joint_BKN = merging.cell_lists(scores_BN, cells_N, claims.weights_BG.topk(shown, dim=1).indices)
     lists = {
         LIKELIHOOD: scores_BN,
         "shown_likelihood": merging.factorised(joint_BKN),
@@ -73,7 +72,7 @@ def measure(gemirec: Any, events: EventTable, cases: Cases) -> dict[str, Any]:
         seen = events.cut(users_B, torch.zeros_like(ends_B), ends_B)
         cells_BN = table.cells_N.expand(len(users_B), -1)
         allowed_BN = exclude(claims.scores_BN, seen, table.recommendable_N)
-        for name, scores_BN in merged(claims, allowed_BN, gemirec.num_interests).items():
+        for name, scores_BN in merged(claims, allowed_BN, table.cells_N, gemirec.num_interests).items():
             ranks.setdefault(name, []).append(rank_targets(scores_BN, targets_BT, mask_BT))
             for k in (10, 50):
                 found = variety.setdefault(name, {}).setdefault(f"cells@{k}", [])

@@ -95,24 +95,23 @@ def cell(report: Mapping[str, Any], name: str, metric: str) -> str:
 
 
 def costs(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Every stage's seconds and peak memory, the long nodes apart."""
+    """Every stage's seconds and peak memory, and the seconds of its long nodes."""
     for stage in STAGES:
         if stage not in runs:
             continue
-        run, apart = runs[stage], APART.get(stage, {})
-        memory = f"{run['peak_rss_mb'] / 1000:.1f} GB"
-        for node, label in apart.items():
-            if node in run.get("node_seconds", {}):
-                yield f"{stage}: {label}", f"{run['node_seconds'][node]:,.0f} s, {memory}"
-        if not apart:
-            yield stage, f"{run['seconds']:,.0f} s, {memory}"
+        run = runs[stage]
+        yield stage, f"{run['seconds']:,.0f} s, {run['peak_rss_mb'] / 1000:.1f} GB"
+        nodes = run.get("node_seconds", {})
+        for node, label in APART.get(stage, {}).items():
+            if node in nodes:
+                yield f"– of which {label}", f"{nodes[node]:,.0f} s"
 
 
 def main() -> None:
     """Fill the sections of the data sets that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "data", nargs="+", choices=("demo", "ml1m", "beauty"), help="data sets whose workspaces are read"
+        "data", nargs="+", choices=("demo", "ml1m", "beauty", "steam"), help="data sets whose workspaces are read"
     )
     page, readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
     for data in parser.parse_args().data:

@@ -1,4 +1,4 @@
-"""One cell: its stages' parts, trained or taken over, then merge, ranking and figures.
+"""One cell of HyMiRec: its stages' parts, trained or taken over, then merge, ranking and figures.
 
 A *part* is what a stage made: text embeddings, encoder with item vectors, codebook with codes, recommender. It lies
 in WORK/parts under the hash of everything it was made from (data, parameters, code), so that a cell trains only what
@@ -18,7 +18,7 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(dump_json(value).encode()).hexdigest()
 
 
-def code_version() -> str:
-    """Hash of the code that cells rest on, without its comments and docstrings."""
+def code_version(*more: Path) -> str:
+    """Hash of the code that cells rest on, without its comments and docstrings.
+
+    Args:
+        more: files that some cells rest on beside what all of them do.
+    """
     files = sorted(
         [*(path for room in ROOMS for path in (SOURCE / room).rglob("*.py"))]
         + [SOURCE / "pipelines" / stage / "nodes.py" for stage in NODES]
-        + [SOURCE / "pipelines" / "inputs.py", SOURCE / "evaluation" / "evaluate.py", Path(__file__)]
+        + [SOURCE / "pipelines" / "inputs.py", SOURCE / "evaluation" / "evaluate.py", Path(__file__), *more]
     )
     return digest([[path.stem, _without_words(path.read_text(encoding="utf-8"))] for path in files])
 
@@ -224,13 +228,17 @@ def measure_cell(parts: Parts) -> dict[str, Any]:
     """Train what is not there, merge, rank: the cell's figures."""
     recommender = load_model(parts.recommender() / "model")
     figures, cost = measured(lambda: _figures(parts, recommender))
-    costs = {**parts.costs, "merge_and_ranking": cost.as_dict()}
+    return {**figures, **costs_of({**parts.costs, "merge_and_ranking": cost.as_dict()})}
+
+
+def costs_of(costs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What all parts of a cell cost, whoever made them, and on which machine."""
     peaks = [each["peak_mb"] for each in costs.values()]
     return {
-        **figures,
         "epochs": {
-            name: {key: parts.costs[name][key] for key in ("epochs", "best_epoch")}
-            for name in ("encoder", "recommender")
+            name: {key: each[key] for key in ("epochs", "best_epoch")}
+            for name, each in costs.items()
+            if "best_epoch" in each
         },
         "seconds": {name: each["seconds"] for name, each in costs.items()},
         "seconds_in_all": round(sum(each["seconds"] for each in costs.values()), 1),
@@ -239,30 +247,34 @@ def measure_cell(parts: Parts) -> dict[str, Any]:
     }
 
 
+def asked(data: Data, timed: bool, most: int = MOST_USERS) -> tuple[dict[str, Cases], dict[str, EventTable]]:
+    """Who is ranked, at most so many users a part; and the events of all users, with and without times."""
+    points, table = SplitPoints.from_frame(data.splits), event_table(data.histories)
+    ends = {
+        "validation": (points.validation_start_U, points.validation_end_U),
+        "test": (points.test_start_U, points.test_end_U),
+    }
+    cases = {part: sample(some_cases(table, *targets, data.history), most, seed=0) for part, targets in ends.items()}
+    tables = {"aware": table} if timed else {}
+    return cases, {**tables, "free": table.without_times(np.ones(len(table), dtype=bool))}
+
+
 def _figures(parts: Parts, recommender: Any) -> dict[str, Any]:
     data, items = parts.data, parts.items()
     transitions = fit_merge(*items, recommender, data.histories, data.splits, parts.llm_parameters)
     of_training, served, merge, merge_figures = transitions
     vectors, codebook, codes, encoder = items
     refined = recommender_ranker(recommender, codebook, codes, vectors)
-    points, table = SplitPoints.from_frame(data.splits), event_table(data.histories)
-    ends = {
-        "validation": (points.validation_start_U, points.validation_end_U),
-        "test": (points.test_start_U, points.test_end_U),
-    }
-    cases = {
-        part: sample(some_cases(table, *targets, data.history), MOST_USERS, seed=0) for part, targets in ends.items()
-    }
-    tables = {"aware": table} if parts.settings["timed"] else {}
-    tables["free"] = table.without_times(np.ones(len(table), dtype=bool))
+    cases, tables = asked(data, parts.settings["timed"])
     rows: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for part, counted in (("validation", of_training), ("test", served)):
         members = merge_members(refined, encoder, counted)
         for time, events in tables.items():
             found = _rank(members, merge, events, cases[part], refined.recommendable_N, data.history)
-            rows.setdefault(time, {})[part] = {name: _summary(values_CM) for name, values_CM in found.items()}
-            values.setdefault(time, {})[part] = {name: pack(found[name][:, 0]) for name in COMPARED}
+            rows.setdefault(time, {})[part] = {name: summary(metrics) for name, metrics in found.items()}
+            values.setdefault(time, {})[part] = {name: pack(found[name]["ndcg@10"]) for name in COMPARED}
+    table = tables.get("aware", tables["free"])
     return {
         "rows": rows,
         "ndcg@10_of_users": values,
@@ -274,20 +286,21 @@ def _figures(parts: Parts, recommender: Any) -> dict[str, Any]:
 
 def _rank(
     members: dict[str, Ranker], merge: Any, events: EventTable, cases: Cases, recommendable_N: Tensor, history: Any
-) -> dict[str, np.ndarray]:
-    """Each row's figures of every case: [C, M]."""
+) -> dict[str, dict[str, np.ndarray]]:
+    """Each row's figures of every case, [C] by metric."""
     once = {name: Once(member) for name, member in members.items()}
     rows: dict[str, Ranker] = {name: once[name] for name in ("llm_recommender", "lightweight_encoder")}
     rows["hymirec"] = MergedRanker(once, merge, recommendable_N)
     ranked = evaluate(rows, events, cases, recommendable_N, history, lists=False)
     found = {name: per_user_metrics(row.ranks, (10, 50)) for name, row in ranked.items()}
-    return {name: np.stack([metrics[metric] for metric in METRICS], axis=1) for name, metrics in found.items()}
+    return {name: {metric: metrics[metric] for metric in METRICS} for name, metrics in found.items()}
 
 
-def _summary(values_CM: np.ndarray) -> dict[str, list[float]]:
-    """Mean and 95 % interval of each metric."""
-    ends = bootstrap_means(values_CM)
-    columns: Iterator[Any] = zip(METRICS, values_CM.mean(0), *ends, strict=True)
+def summary(metrics: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Mean and 95 % interval of each metric over the users that have a value; left out where nobody has one."""
+    known = {metric: values_C for metric, values_C in metrics.items() if not np.isnan(values_C).all()}
+    values_CM = np.stack(list(known.values()), axis=1)
+    columns: Iterator[Any] = zip(known, np.nanmean(values_CM, axis=0), *bootstrap_means(values_CM), strict=True)
     return {metric: [float(mean), float(low), float(high)] for metric, mean, low, high in columns}
 
 

@@ -1,13 +1,15 @@
-"""The ablation table of HyMiRec: one command, one JSON a cell, resumable.
+"""The ablation tables of HyMiRec and GemiRec: one command, one JSON a cell, resumable.
 
     python -m benchmarks.ablations --env demo --work data/ablations
     python -m benchmarks.ablations --env ml1m --work data/ablations --cells reference no_long_branch --seeds 1 2 3
 
-Stages 1 and 2 run once, into WORK/workspaces-…; what stages 3 to 5 made lies in WORK/parts and is shared by the
-cells. Cells are written to benchmarks/results/ablations/<env>/<cell>-<seed>.json; one that is there is not run again
-as long as split, parameters and code are the same. A cell runs in a process of its own, and is ended when it takes
-longer than the budget; it then says so in its JSON, and is run again with --retry only. The tables follow, also with
-`--cells` and no name.
+Stages 1 and 2 run once, into WORK/workspaces-…; what stages 3 to 6 made lies in WORK/parts and is shared by the
+cells. GemiRec's cells take the stages 3 to 5 of the cell `reference`, which therefore goes first.
+
+Cells are written to benchmarks/results/ablations/<env>/<cell>-<seed>.json; one that is there is not run again as long
+as split, parameters and code are the same. A cell runs in a process of its own, and is ended when it takes longer than
+the budget; it then says so in its JSON, and is run again with --retry only. The tables follow, also with `--cells` and
+no name.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.cells import CELLS, ENVIRONMENTS, settings_of, why_not
+from benchmarks.ablations.cells import CELLS, ENVIRONMENTS, GEMIREC, HYMIREC, settings_of, why_not
 from benchmarks.ablations.make import Data, Parts, code_version, digest, measure_cell
+from benchmarks.ablations.make_gemirec import CODE, GemiRecParts, measure_gemirec
 from benchmarks.ablations.report import write_tables
 from benchmarks.peers.cells import read_cell, write_cell
 from benchmarks.peers.prepare import PROJECT, open_environment
 
 RESULTS = Path(__file__).parents[1] / "results" / "ablations"
 SEED = 20260101
+MORE_CODE = {HYMIREC: (), GEMIREC: CODE}  # that a model's cells rest on
 IDENTITY = ("environment", "cell", "seed", "split_hash", "settings", "code")
 
 
@@ -63,7 +67,11 @@ def make(path: Path, parts: Path, identity: dict[str, Any], parameters: dict[str
     """Make one cell, in a process of its own; what went wrong is written into it."""
     try:
         data = load(identity["environment"], parameters)
-        figures = measure_cell(Parts(parts, data, identity["settings"], identity["code"]))
+        settings, code = identity["settings"], identity["code"]
+        if CELLS[identity["cell"]].model == GEMIREC:
+            figures = measure_gemirec(GemiRecParts(parts, data, settings, code_version(), code))
+        else:
+            figures = measure_cell(Parts(parts, data, settings, code))
     except Exception as error:
         write_cell(path, {**identity, "failed": f"{type(error).__name__}: {error}"})
         raise
@@ -116,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "seed": seed,
                 "split_hash": split_hash,
                 "settings": settings_of(cell, options.env, parameters, seed),
-                "code": code_version(),
+                "code": code_version(*MORE_CODE[cell.model]),
             }
             path = options.results / options.env / f"{cell.name}-{seed}.json"
             if reason := why_not(cell, options.env, parameters, seed):

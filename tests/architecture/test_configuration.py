@@ -149,7 +149,8 @@ def test_previous_entries_share_the_files_of_what_they_feed_back_from() -> None:
     for name in nullable:
         current = entries[name.removeprefix("previous_")]
         assert entries[name]["filepath"] == current["filepath"]
-        assert entries[name]["type"] == current["type"]
+        # Any entry may be read as a folder, as the parent dictionary is: its vectors lie beside the model's own files.
+        assert entries[name]["type"] in (current["type"], "prismrec.kedro_datasets.FolderDataset")
 
 
 def test_entries_stand_in_the_file_of_the_stage_that_writes_them(pipelines: dict[str, Pipeline]) -> None:

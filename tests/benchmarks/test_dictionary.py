@@ -100,7 +100,10 @@ def test_the_summary_takes_the_worst_share_and_mean_ratios() -> None:
     assert summary({"0": [row, row]})["passes"]
     for change in ({"barely_moved_changed": 0.06}, {"recall": 0.19}, {"error": 1.03}, {"seconds": 1.1}):
         assert not summary({"0": [row, {**row, **change}, {**row, **change}]})["passes"], change
-    assert summary({"0": [row, {**row, "barely_moved_changed": 0.04}]})["barely_moved_changed_worst"] == 0.04
+    mixed = summary({"0": [row, {**row, "barely_moved_changed": 0.04}], "1": [{**row, "error": 1.2, "recall": 0.15}]})
+    assert mixed["barely_moved_changed_worst"] == 0.04
+    assert mixed["error_to_full_worst_day"] == pytest.approx(1.2)
+    assert mixed["recall_to_full_worst_day"] == pytest.approx(0.75)
 
 
 def test_command_lines_say_what_they_need() -> None:

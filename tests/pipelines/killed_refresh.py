@@ -2,7 +2,7 @@
 
     python killed_refresh.py FOLDER KILLS SEED
 
-Each round a child saves dictionary, cells, vectors, posterior, retrieval head and bundle of one version after the
+Each round a child saves dictionary, cells, posterior, retrieval head and bundle of one version after the
 other, until it is killed at a random moment; the parent then loads the newest of each. They are all of one version, or
 they are refused; the bundle, which is one folder, always is of one. Prints JSON: how often which.
 """

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -10,14 +11,14 @@ from prismrec.artifacts.bundle import BundleParts, CatalogueItem, read_bundle
 from prismrec.errors import LineageError
 from prismrec.kedro_datasets import FolderDataset, ModelDataset, TensorsDataset
 from prismrec.models import load_model
-from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, stamp
+from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, stamp, stamped_version
 from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
 from prismrec.pipelines.interest_dictionary.nodes import check_one_dictionary
+from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary
 
 KINDS = {
     "dictionary": ModelDataset,
     "item_cells": TensorsDataset,
-    "dictionary_vectors": TensorsDataset,
     "posterior": ModelDataset,
     "retrieval": ModelDataset,
 }
@@ -35,24 +36,26 @@ class Workspace:
         return KINDS.get(name, FolderDataset)(filepath=str(self.folder / name))
 
     def version(self, number: int) -> dict[str, Any]:
-        """Everything that rests on one dictionary; only its weights tell it from another."""
+        """Everything that rests on one dictionary; only its weights, and its vectors, tell it from another."""
+        share = number / 1000
         dictionary = InterestDictionary(InterestDictionaryConfig(4, 2, 4, (2, 2))).eval()
         with torch.no_grad():
             for parameter in dictionary.parameters():
-                parameter.fill_(number / 1000)
-        cells = torch.arange(6) % 4
+                parameter.fill_(share)
+        cells, vectors = torch.arange(6) % 4, torch.zeros(6, 4)
         # What carries the version is all that counts here: a head stands for the posterior.
         head = RetrievalHead(RetrievalHeadConfig(4, 4, 2, 0.0, 2, dictionary.version)).eval()
         mark = stamp(dictionary.version)
         made = {
-            "dictionary": dictionary,
+            "dictionary": KeptDictionary(dictionary, DictionaryVectors(cells, torch.full((6, 4), share), vectors)),
             "item_cells": {"cells": cells.numpy(), **mark},
-            "dictionary_vectors": {"items": cells.numpy(), **mark},
             "posterior": head,
             "retrieval": head,
         }
         items = [CatalogueItem(index, str(index), str(index), (), True) for index in range(6)]
-        made["bundle"] = BundleParts(items, dict(made), "popularity", dictionary_version=dictionary.version)
+        made["bundle"] = BundleParts(
+            items, {**made, "dictionary": dictionary}, "popularity", dictionary_version=dictionary.version
+        )
         return made
 
     def save(self, parts: dict[str, Any]) -> None:
@@ -76,10 +79,18 @@ class Workspace:
 
 
 def is_whole(workspace: Workspace) -> bool:
-    """Whether the newest parts are of one version; False if they are refused."""
+    """Whether the newest parts are of one version, judged part by part; those that are not have to be refused."""
     parts = workspace.newest()
-    try:
-        check_one_dictionary(parts["dictionary"], parts["posterior"], parts["retrieval"], parts["item_cells"])
-    except LineageError as error:
-        return parts["dictionary"].version not in str(error)  # the message has to name the dictionary's version
-    return True
+    kept = KeptDictionary.load(FolderDataset(filepath=str(workspace.folder / "dictionary")).load())
+    version = parts["dictionary"].version
+    assert kept.dictionary.version == version
+    assert kept.rows.full_ND[0, 0] == next(kept.dictionary.parameters()).flatten()[0], "its own vectors, always"
+    heads = {parts[name].config.dictionary for name in ("posterior", "retrieval")}
+    whole = len({version, stamped_version(parts["item_cells"]), *heads}) == 1
+    given = (parts["dictionary"], parts["posterior"], parts["retrieval"], parts["item_cells"])
+    if whole:
+        check_one_dictionary(*given)
+    else:
+        with pytest.raises(LineageError, match=version):  # the message has to name the dictionary's version
+            check_one_dictionary(*given)
+    return whole

@@ -18,9 +18,11 @@ from pipelines.refresh_sets import Workspace, is_whole
 from prismrec.artifacts import atomic
 from prismrec.data.histories import Histories
 from prismrec.errors import UserError
+from prismrec.models import load_model
 from prismrec.models.interest_dictionary import stamped_version
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
 from prismrec.pipelines.interest_dictionary import nodes
+from prismrec.training.dictionary_refresh import KeptDictionary
 
 PROJECT = Path(__file__).parents[2]
 ITEMS = 150
@@ -45,35 +47,50 @@ def item_vectors(seed: int = 0, nudge: float = 0.0) -> dict[str, np.ndarray]:
     return {"vectors": vectors.numpy(), "text_only": vectors.flip(0).numpy(), "recommendable": known}
 
 
+First = tuple[KeptDictionary, Path, dict[str, np.ndarray], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def first() -> tuple[Any, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
-    dictionary, origin = nodes.fit_dictionary(item_vectors(), None, None, parameters())
-    return dictionary, *nodes.assign_cells(dictionary, item_vectors()), origin
+def first(tmp_path_factory: pytest.TempPathFactory) -> First:
+    """A dictionary, where it is kept, its cells, how it came about."""
+    kept, origin = nodes.fit_dictionary(item_vectors(), None, parameters())
+    folder = tmp_path_factory.mktemp("kept") / "dictionary"
+    kept.save(folder)
+    return kept, folder, nodes.assign_cells(kept.dictionary, item_vectors()), origin
 
 
-def test_cells_and_vectors_carry_the_version(first: Any) -> None:
-    dictionary, cells, vectors, origin = first
-    assert stamped_version(cells) == stamped_version(vectors) == dictionary.version
+def test_cells_carry_the_version_and_vectors_lie_with_the_dictionary(first: First) -> None:
+    kept, folder, cells, origin = first
+    assert stamped_version(cells) == kept.dictionary.version
     assert len(cells["cells"]) == ITEMS
-    assert len(vectors["items"]) == ITEMS - 5
     assert origin["kind"] == "fitted"
+    loaded = KeptDictionary.load(folder)
+    assert loaded.dictionary.version == kept.dictionary.version == load_model(folder).version
+    assert len(loaded.rows.items_N) == ITEMS - 5
+    assert torch.equal(loaded.rows.both, kept.rows.both)
 
 
-def test_a_plain_run_does_not_depend_on_what_was_there_before(first: Any) -> None:
-    dictionary, _, vectors, _ = first
-    again, _ = nodes.fit_dictionary(item_vectors(), dictionary, vectors, parameters())
-    assert again.version == dictionary.version
+def test_whoever_loads_the_model_has_no_vectors(first: First, tmp_path: Path) -> None:
+    """So a bundle does not carry them."""
+    load_model(first[1]).save(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_refresh_goes_on_with_the_parent(first: Any) -> None:
-    dictionary, cells, vectors, _ = first
+def test_a_plain_run_does_not_depend_on_what_was_there_before(first: First) -> None:
+    kept, folder, _, _ = first
+    again, _ = nodes.fit_dictionary(item_vectors(), folder, parameters())
+    assert again.dictionary.version == kept.dictionary.version
+
+
+def test_a_refresh_goes_on_with_the_parent(first: First) -> None:
+    kept, folder, cells, _ = first
     now = item_vectors(nudge=0.01)
-    child, origin = nodes.fit_dictionary(now, dictionary, vectors, parameters(refresh=True))
+    child, origin = nodes.fit_dictionary(now, folder, parameters(refresh=True))
     assert origin["kind"] == "refreshed"
-    assert child.config.parent == dictionary.version
-    new_cells, _ = nodes.assign_cells(child, now)
-    report, plot, health = nodes.report_dictionary(child, origin, new_cells, now, dictionary, vectors)
-    assert report["parent"] == report["previous"] == dictionary.version
+    assert child.dictionary.config.parent == kept.dictionary.version
+    new_cells = nodes.assign_cells(child.dictionary, now)
+    report, plot, health = nodes.report_dictionary(child.dictionary, origin, new_cells, now, folder)
+    assert report["parent"] == report["previous"] == kept.dictionary.version
     assert report["items_in_both"] == ITEMS - 5
     known = now["recommendable"]
     assert report["items_moved"] == int((cells["codes"][known] != new_cells["codes"][known]).any(1).sum())
@@ -83,33 +100,37 @@ def test_a_refresh_goes_on_with_the_parent(first: Any) -> None:
     json.dumps([report, plot, health], allow_nan=False)
 
 
-def test_the_first_run_reports_too(first: Any) -> None:
-    dictionary, cells, _, origin = first
-    report, _, health = nodes.report_dictionary(dictionary, origin, cells, item_vectors(), None, None)
+def test_a_refresh_that_was_cut_off_is_gone_on_with(first: First, tmp_path: Path) -> None:
+    """It got as far as its dictionary: that one is the parent of the next, and already what that one would make."""
+    now = item_vectors(nudge=0.01)
+    cut_off, _ = nodes.fit_dictionary(now, first[1], parameters(refresh=True))
+    cut_off.save(tmp_path)
+    again, origin = nodes.fit_dictionary(now, tmp_path, parameters(refresh=True))
+    assert origin["kind"] == "unchanged"
+    assert again.dictionary.version == cut_off.dictionary.version
+
+
+def test_the_first_run_reports_too(first: First) -> None:
+    kept, _, cells, origin = first
+    report, _, health = nodes.report_dictionary(kept.dictionary, origin, cells, item_vectors(), None)
     assert report["kind"] == "fitted"
     assert "previous" not in report
     assert health["reconstruction_loss"] > 0
 
 
-def test_a_refresh_needs_a_parent() -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_a_refresh_needs_a_parent_with_its_vectors(first: First, tmp_path: Path, there: bool) -> None:
+    kept, _, cells, origin = first
+    kept.dictionary.save(tmp_path)  # as the releases before did, without vectors
+    folder = tmp_path if there else None
     with pytest.raises(UserError, match="no previous dictionary"):
-        nodes.fit_dictionary(item_vectors(), None, None, parameters(refresh=True))
+        nodes.fit_dictionary(item_vectors(), folder, parameters(refresh=True))
+    report, *_ = nodes.report_dictionary(kept.dictionary, origin, cells, item_vectors(), folder)
+    assert "previous" not in report
 
 
-@pytest.mark.parametrize("kept", ["none", "another's"])
-def test_a_refresh_needs_the_parents_own_vectors(first: Any, kept: str) -> None:
-    dictionary, _, vectors, _ = first
-    other = None if kept == "none" else {**vectors, "dictionary": np.frombuffer(b"f" * 16, np.uint8)}
-    with pytest.raises(UserError, match=dictionary.version):
-        nodes.fit_dictionary(item_vectors(), dictionary, other, parameters(refresh=True))
-    report, *_ = nodes.report_dictionary(
-        dictionary, {"kind": "fitted", "figures": {}}, first[1], item_vectors(), dictionary, other
-    )
-    assert "previous" not in report, "nothing is compared with what does not belong together"
-
-
-def test_interests_are_named_counted_and_placed(first: Any) -> None:
-    dictionary, cells, _, _ = first
+def test_interests_are_named_counted_and_placed(first: First) -> None:
+    kept, _, cells, _ = first
     items = pl.DataFrame(
         {
             "item_id": [str(item) for item in range(ITEMS)],
@@ -118,8 +139,8 @@ def test_interests_are_named_counted_and_placed(first: Any) -> None:
         }
     )
     histories = Histories.from_lists([list(range(user, ITEMS, 3)) for user in range(3)])
-    names, table, figure = nodes.label_interests(dictionary, cells, item_vectors(), items, histories)
-    assert table["dictionary"] == dictionary.version
+    names, table, figure = nodes.label_interests(kept.dictionary, cells, item_vectors(), items, histories)
+    assert table["dictionary"] == kept.dictionary.version
     assert sum(row["items"] for row in table["interests"]) == ITEMS - 5
     assert {row["id"]: row["name"] for row in table["interests"]}.items() <= names.items()
     assert len(figure["data"][0]["x"]) == len(table["interests"])
@@ -152,10 +173,10 @@ def test_a_cut_at_every_write_leaves_one_version_or_a_refusal(tmp_path: Path, mo
             else:
                 break
         seen["whole" if is_whole(workspace) else "refused"] += 1
-        assert workspace.check_bundle() in (old, new["dictionary"].version)
+        assert workspace.check_bundle() in (old, new["dictionary"].dictionary.version)
         workspace.save(workspace.version(1))  # the mend: the stages once more
         assert is_whole(workspace)
-    assert workspace.check_bundle() == new["dictionary"].version
+    assert workspace.check_bundle() == new["dictionary"].dictionary.version
     assert seen["whole"] > 0
     assert seen["refused"] > 10, "otherwise no cut fell between two datasets"
 

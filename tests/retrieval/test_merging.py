@@ -107,16 +107,6 @@ def test_what_may_not_be_shown_never_is(seed: int, dial: float) -> None:
     assert (merging.diversified(scores, owners, dial)[:, 5] == -torch.inf).all()
 
 
-def test_one_user_in_numpy_is_the_batch() -> None:
-    joint = random_lists(3)
-    scores, owners = owned(3)
-    expected = merging.diversified(scores, owners, 0.4)
-    for b in range(4):
-        found = merging.diversified_for_one(scores[b].numpy(), joint[b].numpy(), 0.4)
-        assert isinstance(found, np.ndarray)
-        assert np.array_equal(found, expected[b].numpy())
-
-
 @pytest.mark.parametrize("dial", [-0.1, 1.1])
 def test_the_dial_has_ends(dial: float) -> None:
     with pytest.raises(AssertionError, match="lies in"):
@@ -150,14 +140,6 @@ def test_an_interest_with_nothing_to_show_takes_no_part() -> None:
     without[:, 2] = -torch.inf
     for merge in (merging.factorised, merging.max_score, merging.quotas):
         torch.testing.assert_close(merge(without), merge(joint[:, [0, 1, 3, 4]]))
-
-
-def test_the_strongest_interests_have_most_mass() -> None:
-    joint = random_lists(2)
-    found = merging.strongest(joint, 2)
-    mass = joint.logsumexp(2)
-    torch.testing.assert_close(found.logsumexp(2), mass.topk(2, dim=1).values)
-    assert merging.strongest(joint, 9).shape == joint.shape
 
 
 @settings(max_examples=20, deadline=None)

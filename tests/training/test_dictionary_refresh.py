@@ -76,6 +76,16 @@ def test_unchanged_vectors_give_the_parent_itself(parent: InterestDictionary) ->
     assert made.dictionary is parent
 
 
+def test_unchanged_vectors_with_other_parameters_grow_the_levels(parent: InterestDictionary) -> None:
+    made = refresh_dictionary(parent, rows(), rows(), parameters(items_per_cell=7), seed=1)
+    assert made.kind == "refreshed"
+    assert not made.aligned
+    assert made.dictionary.sizes == (5, 5)
+    assert made.dictionary.config.parent == parent.version
+    fewer = refresh_dictionary(parent, rows(), rows(), parameters(items_per_cell=40), seed=1)
+    assert fewer.kind == "unchanged", "a level never shrinks"
+
+
 def test_codes_of_unchanged_vectors_do_not_move(parent: InterestDictionary) -> None:
     """Not by the short cut of equal data: the movement itself is nothing."""
     child = InterestDictionary(parent.config)
@@ -203,6 +213,28 @@ def test_a_dead_code_takes_over_a_part_of_the_worst(parent: InterestDictionary) 
     assert kept.all(), "items change only to the code that was born"
 
 
+def small_dictionary(codes: list[list[float]]) -> InterestDictionary:
+    """One level of these codes in the plane; vectors are their own encoding."""
+    made = InterestDictionary(InterestDictionaryConfig(2, 2, 4, (len(codes),)))
+    made.encode = made.decode = torch.nn.Sequential(torch.nn.Identity())
+    made.quantizer.codes(0).copy_(torch.tensor(codes))
+    return made
+
+
+@pytest.mark.parametrize("kept", [2, 6])
+def test_more_codes_than_distinct_vectors(kept: int) -> None:
+    """Three places for six codes: two are born, and the others stay without work, on numbers."""
+    spare = [[torch.inf, torch.inf]] * 4 if kept == 2 else [[50.0, 50.0 + n] for n in range(4)]
+    made = small_dictionary([[1.0, 0.0], [9.0, 9.0], *spare])
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).repeat(20, 1)
+    assert revive_codes(made, (kept,), vectors) == 2
+    found = made.quantizer(vectors)
+    assert made.quantizer.codes(0).isfinite().all()
+    assert float(found.distances_n.max()) == pytest.approx(0.0, abs=1e-10)
+    assert len(found.codes_nC.unique()) == 3
+    assert made.quantizer.load_0.sum() == 60
+
+
 def test_levels_grow_by_the_rule_only_and_codes_keep_their_index(parent: InterestDictionary) -> None:
     """180 items are 3 codes a level, 300 are 5; fewer items take no code away."""
     before, more = rows(), rows(300)
@@ -226,12 +258,7 @@ def test_levels_grow_by_the_rule_only_and_codes_keep_their_index(parent: Interes
 
 def test_new_items_pull_their_code_as_one_each() -> None:
     """One level, identity encoder: a code of two rows and one new item moves a third of the way."""
-    made = InterestDictionary(InterestDictionaryConfig(2, 2, 4, (2,)))
-    made.encode = made.decode = torch.nn.Sequential(torch.nn.Identity())
-    made.quantizer.codes(0).copy_(torch.tensor([[1.0, 0.0], [0.0, 9.0]]))
-    child = InterestDictionary(InterestDictionaryConfig(2, 2, 4, (2,)))
-    child.encode = child.decode = made.encode
-    child.load_state_dict(made.state_dict())
+    made, child = (small_dictionary([[1.0, 0.0], [0.0, 9.0]]) for _ in range(2))
     one, moved = torch.tensor([[1.0, 0.5]]), torch.tensor([[2.0, 0.5]])
     before = DictionaryVectors(torch.tensor([4]), one, one)
     now = DictionaryVectors(

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
+from models.test_rankers import RECOMMENDABLE, gemirec, merged
 from prismrec.models.events import UNKNOWN_GAP, EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.training import merging
 from prismrec.training.merging import fit_merge
+from prismrec.training.sequences import TrainingData
 from training.small import NUM_ITEMS, Walks, next_item, random_lengths
 
 
@@ -107,3 +109,16 @@ def test_a_constant_member_changes_nothing() -> None:
 def test_fewer_cases_are_looked_at_where_all_do_not_fit(monkeypatch) -> None:
     monkeypatch.setattr(merging, "HELD_SCORES", 10 * NUM_ITEMS * 2)
     assert fit_merge({"right": right(), "noise": noise(0)}, WALKS.data()).figures["users"] <= 10
+
+
+def test_a_beam_of_a_large_dictionary_can_be_weighed() -> None:
+    """Cells that it does not find are unlikely, not impossible: nothing is NaN, and no target has likelihood zero."""
+    known = np.flatnonzero(RECOMMENDABLE)
+    rng = np.random.default_rng(0)
+    items = np.concatenate([rng.permutation(known)[:8] for _ in range(40)])
+    events = EventTable(np.arange(41) * 8, items, 1_000_000_000 + np.cumsum(rng.integers(0, 5000, len(items))))
+    ends = np.full(40, 7)
+    data = TrainingData(events, ends - 1, ends - 1, ends, RECOMMENDABLE.numpy(), 40, 0)
+    fitted = fit_merge({"hymirec": merged(), "gemirec": gemirec(max_cells=11, beam=2)}, data)
+    assert np.isfinite(list(fitted.figures.values())).all()
+    assert fitted.figures["ndcg@10"] >= max(fitted.figures["ndcg@10_hymirec"], fitted.figures["ndcg@10_gemirec"])

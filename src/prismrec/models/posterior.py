@@ -2,7 +2,9 @@
 
 A causal decoder reads the recent events; at every position it gives P(m | u) over the cells of the dictionary,
 factorised over the levels, P(m|u) = ∏_c P(m_c | m_<c, u). A dictionary of up to `max_cells` cells is scored jointly
-and exactly; in a larger one a beam of prefixes finds the likely cells (`beam`), and all others count as impossible.
+and exactly; in a larger one a beam of prefixes finds the likely cells (`beam`), and the occupied ones that it does not
+find share the rest of the probability equally (our choice: a cell with items is never impossible, so that a pool of
+models may weigh log P(m | u) by any factor).
 
 With `prior`, the decoder only corrects what the recommender itself says: its next-item distribution, summed by cell
 (`CellTable.log_mass`), joins every level's logits with a learned weight, and the decoder's outputs start at zero. So
@@ -32,6 +34,8 @@ from torch import Tensor, nn
 from prismrec.artifacts.model_folder import read_config, read_tensors, write_model
 from prismrec.models import backbone
 from prismrec.models.events import NUM_GAP_BUCKETS, EventBatch
+
+LEAST_REST = 1e-6  # probability of all cells that a beam does not find, at least: rounding may leave none
 
 
 @dataclass(frozen=True)
@@ -144,9 +148,9 @@ class Posterior(nn.Module):
         return len(self.occupied_G) <= self.config.max_cells
 
     def log_probabilities(self, states_PH: Tensor, prior_PG: Tensor | None) -> Tensor:
-        """Log P(m | u) of all cells: [P, G]; -inf for cells without items, and for those that the beam did not find.
+        """Log P(m | u) of all cells: [P, G]; finite for the occupied cells, which sum to 1, and -inf for the others.
 
-        Exactly, the occupied cells sum to 1; the cells of a beam sum to less.
+        Occupied cells that a beam did not find have equal shares of what those it found leave.
 
         Args:
             prior_PG: log of the recommender's probability of each cell, finite; None without `prior`.
@@ -154,7 +158,10 @@ class Posterior(nn.Module):
         if self.exact:
             return self.all_cells(states_PH, prior_PG)
         found = self.beam(states_PH, prior_PG, self.config.beam)
-        log_PG = found.log_PW.new_full((len(states_PH), len(self.occupied_G)), -torch.inf)
+        lost_PG = self.occupied_G.repeat(len(states_PH), 1).scatter_(1, found.cells_PW, value=False)
+        rest_P1 = (1.0 - found.log_PW.exp().sum(1, keepdim=True)).clamp_min(LEAST_REST)
+        share_P1 = (rest_P1 / lost_PG.sum(1, keepdim=True).clamp_min(1)).log()
+        log_PG = share_P1.where(lost_PG, -torch.inf)
         return log_PG.scatter_(1, found.cells_PW, found.log_PW)
 
     def all_cells(self, states_PH: Tensor, prior_PG: Tensor | None) -> Tensor:

@@ -23,17 +23,10 @@ Shapes: B users, K interests, N items.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 ROUND_BY_ROUND = 1e6  # largest β: two places within a thousand differ by more than any two log-probabilities do
-
-
-def strongest(joint_BKN: Tensor, num_interests: int) -> Tensor:
-    """The lists of each user's interests of most mass, at most so many: [B, K', N]."""
-    kept_BK = joint_BKN.logsumexp(2).topk(min(num_interests, joint_BKN.shape[1]), dim=1).indices
-    return joint_BKN.gather(1, kept_BK[..., None].expand(-1, -1, joint_BKN.shape[2]))
 
 
 def cell_lists(scores_BN: Tensor, cells_N: Tensor, kept_BK: Tensor) -> Tensor:
@@ -96,15 +89,3 @@ def diversified(scores_BN: Tensor, owners_BN: Tensor, diversity: float) -> Tenso
     if strength == 0.0:
         return scores_BN.double()
     return scores_BN.double() - strength * places(scores_BN, owners_BN).double().log()
-
-
-def diversified_for_one(scores_N: np.ndarray, claims_KN: np.ndarray, diversity: float) -> np.ndarray:
-    """The dial for one user, numpy in and out: [N] float64.
-
-    Args:
-        scores_N: log P(i | u), -inf where an item may not be shown.
-        claims_KN: log P(k, i | u); an item counts for the interest with the largest claim on it.
-        diversity: d, from 0 to 1.
-    """
-    owners_1N = owners(torch.from_numpy(claims_KN)[None])
-    return diversified(torch.from_numpy(scores_N)[None], owners_1N, diversity)[0].numpy()

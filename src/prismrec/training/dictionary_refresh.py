@@ -21,13 +21,15 @@ Shapes: n rows (full vectors, then text-only ones), N items, C levels, M codes a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prismrec.artifacts.model_folder import write_tensors
 from prismrec.errors import ParameterError
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
 from prismrec.parameters.interest_dictionary import DictionaryParameters
@@ -37,6 +39,8 @@ from prismrec.training.loop import repeatable
 FARTHEST = 0.1  # mean of 1 - cosine to the parent's vectors beyond which a dictionary starts anew
 TURNED = 0.5  # the map is used if it brings that mean below this share of what it is without
 SPLIT_STEPS = 10  # of 2-means, when a code is split
+
+VECTORS_NAME = "vectors.safetensors"  # beside the model's own files
 
 Kind = Literal["fitted", "refreshed", "unchanged", "new_major"]
 
@@ -78,6 +82,34 @@ class DictionaryVectors:
 
 
 @dataclass(frozen=True)
+class KeptDictionary:
+    """A dictionary with the vectors it rests on, as the next refresh needs them: one folder, so that both are there.
+
+    Read as a model the folder gives the dictionary alone, which is all that the later stages and a bundle want.
+    """
+
+    kind: ClassVar[str] = InterestDictionary.kind
+    dictionary: InterestDictionary
+    rows: DictionaryVectors
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder with the vectors in it."""
+        self.dictionary.save(folder)
+        write_tensors(folder / VECTORS_NAME, self.rows.arrays())
+
+    @classmethod
+    def load(cls, folder: Path) -> KeptDictionary:
+        """Read a folder that `save` wrote.
+
+        Raises:
+            MissingArtefact: the folder is not a model folder, or is damaged.
+        """
+        from safetensors.numpy import load_file
+
+        return cls(InterestDictionary.load(folder), DictionaryVectors.load(load_file(folder / VECTORS_NAME)))
+
+
+@dataclass(frozen=True)
 class Refresh:
     """A dictionary and how it came about.
 
@@ -113,15 +145,16 @@ def refresh_dictionary(
         rows: the rows of today.
 
     Returns:
-        The parent itself if the rows are the same; a refreshed one; or one fitted anew if the vectors are too far
-        from the previous ones, or too few items are in both to say.
+        The parent itself if the rows are the same and it is large enough; a refreshed one; or one fitted anew if the
+        vectors are too far from the previous ones, or too few items are in both to say.
 
     Raises:
         ParameterError: the parameters ask for another shape than the parent's.
     """
     _check_shape(parent, rows, parameters)
-    data = data_version(rows.both)
-    if data == data_version(previous.both):
+    data, wanted = data_version(rows.both), wanted_sizes(len(rows.items_N), parameters)
+    sizes = tuple(max(pair) for pair in zip(parent.sizes, wanted, strict=True))
+    if data == data_version(previous.both) and sizes == parent.sizes:
         return Refresh(parent, "unchanged", {}, 0.0, 0.0, aligned=False)
     before_B, now_B = common(previous.items_N, rows.items_N)
     old_BD, new_BD = previous.full_ND[before_B], rows.full_ND[now_B]
@@ -133,8 +166,6 @@ def refresh_dictionary(
         number_after(anew, parent.codes_of(old_BD), anew.codes_of(new_BD), parent.sizes)
         return Refresh(anew, "new_major", losses, distance, distance_aligned, aligned=False)
     aligned = distance_aligned < TURNED * distance
-    wanted = wanted_sizes(len(rows.items_N), parameters)
-    sizes = tuple(max(pair) for pair in zip(parent.sizes, wanted, strict=True))
     child = _copy(parent, replace(parent.config, sizes=sizes, parent=parent.version, data=data))
     if aligned:
         turn(child, map_DD)
@@ -214,7 +245,8 @@ def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_
         kept: codes a level that the parent has.
 
     Returns:
-        How many codes were put to work.
+        How many codes were put to work. Where every vector has a code of its own, there is no work for more: an idle
+        code stays where it is, and one that its level has grown by lies on the level's first code.
     """
     quantizer, born = dictionary.quantizer, 0
     for level, size in enumerate(kept):
@@ -223,20 +255,27 @@ def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_
         codes_MD = quantizer.codes(level)
         grown = torch.arange(len(codes_MD)) >= size
         idle = torch.nonzero((counts_M == 0) | grown).flatten()
+        places_MD = codes_MD.where(~grown[:, None], codes_MD[0])
         codes_MD[idle] = torch.inf  # out of the way until its turn has come
         for code in idle.tolist():
-            codes_MD[code] = _split_off(residual_nD, codes_MD)
-        getattr(quantizer, f"load_{level}").copy_(_count(quantizer(dictionary.encode(vectors_nD)).codes_nC[:, level],
-                                                         dictionary.sizes[level]))  # fmt: skip
-        born += len(idle)
+            split_D = _split_off(residual_nD, codes_MD)
+            codes_MD[code] = places_MD[code] if split_D is None else split_D
+        load_M = getattr(quantizer, f"load_{level}")
+        load_M.copy_(_count(quantizer(dictionary.encode(vectors_nD)).codes_nC[:, level], len(codes_MD)))
+        born += int((load_M[idle] > 0).sum())
     return born
 
 
-def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> Tensor:
-    """Where a further code takes most of the error off the code that has most of it; the others stay where they are."""
+def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> Tensor | None:
+    """Where a further code takes most of the error off the code that has most of it; the others stay where they are.
+
+    None: there is no error left.
+    """
     distance_n, code_n = _nearest(residual_nD, codes_MD)
     error_M = torch.zeros(len(codes_MD), dtype=torch.float64).index_add_(0, code_n, distance_n.double().square())
     worst = int(error_M.argmax())
+    if error_M[worst] == 0:
+        return None
     offset_nD = residual_nD[code_n == worst] - codes_MD[worst]
     axis_D = torch.linalg.svd(offset_nD.double(), full_matrices=False).Vh[0].to(offset_nD.dtype)
     along_n = offset_nD @ axis_D

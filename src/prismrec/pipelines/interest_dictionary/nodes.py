@@ -20,38 +20,40 @@ log = logging.getLogger(__name__)
 
 def fit_dictionary(
     item_vectors: dict[str, np.ndarray],
-    previous_dictionary: Any | None,
-    previous_dictionary_vectors: dict[str, np.ndarray] | None,
+    previous_dictionary: Path | None,
     parameters: InterestDictionaryParameters,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the dictionary on the recommendable items, each also without its behavioural part; or refresh the last one.
 
     Returns:
-        The dictionary, and how it came about.
+        The dictionary with the vectors it rests on, and how it came about.
 
     Raises:
-        UserError: a refresh is wanted, and there is no whole previous dictionary to go on with.
+        UserError: a refresh is wanted, and there is no previous dictionary to go on with.
     """
     from prismrec.training.dictionary import fit_dictionary as fit
-    from prismrec.training.dictionary_refresh import DictionaryVectors, refresh_dictionary
+    from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary, refresh_dictionary
 
     rows = DictionaryVectors.of(item_vectors)
     if not parameters.refresh:
         dictionary, losses = fit(rows.both, len(rows.items_N), parameters.dictionary, parameters.seed)
-        return dictionary, {"kind": "fitted", "figures": losses}
-    _check_parent(previous_dictionary, previous_dictionary_vectors)
-    assert previous_dictionary is not None
-    assert previous_dictionary_vectors is not None
-    previous = DictionaryVectors.load(previous_dictionary_vectors)
-    made = refresh_dictionary(previous_dictionary, previous, rows, parameters.dictionary, parameters.seed)
+        return KeptDictionary(dictionary, rows), {"kind": "fitted", "figures": losses}
+    parent = _previous(previous_dictionary)
+    if parent is None:
+        raise UserError(
+            "There is no previous dictionary, with the vectors it rests on, to refresh.",
+            "previous_dictionary",
+            "Fit a dictionary anew first: interest_dictionary.refresh=false",
+        )
+    made = refresh_dictionary(parent.dictionary, parent.rows, rows, parameters.dictionary, parameters.seed)
     if made.kind == "new_major":
         log.warning(
             "The item vectors are too far from the previous ones (mean 1 - cosine %.3f, at best aligned): the "
             "dictionary starts anew, its interests are not those of %s.",
             made.distance_aligned,
-            previous_dictionary.version,
+            parent.dictionary.version,
         )
-    return made.dictionary, {
+    return KeptDictionary(made.dictionary, rows), {
         "kind": made.kind,
         "figures": made.figures,
         "distance": made.distance,
@@ -60,35 +62,22 @@ def fit_dictionary(
     }
 
 
-def _check_parent(dictionary: Any | None, vectors: dict[str, np.ndarray] | None) -> None:
-    from prismrec.models.interest_dictionary import stamped_version
+def _previous(folder: Path | None) -> Any | None:
+    """The dictionary kept in a folder; None without one, or if it was kept without vectors, as releases before did."""
+    from prismrec.training.dictionary_refresh import VECTORS_NAME, KeptDictionary
 
-    anew = "Fit a dictionary anew first: interest_dictionary.refresh=false"
-    if dictionary is None:
-        raise UserError("There is no previous dictionary to refresh.", "previous_dictionary", anew)
-    found = "none" if vectors is None else stamped_version(vectors)
-    if found != dictionary.version:
-        raise UserError(
-            f"The previous dictionary is {dictionary.version}, but the vectors kept with it are those of {found}: "
-            "it is older than they, or its run was cut off.",
-            "previous_dictionary_vectors",
-            f"Remove the newest version of 06_models/dictionary if its run was cut off; else: {anew}",
-        )
+    return None if folder is None or not (folder / VECTORS_NAME).is_file() else KeptDictionary.load(folder)
 
 
-def assign_cells(
-    dictionary: Any, item_vectors: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Codes and cell of every known item; and the vectors the dictionary rests on, for the next refresh."""
+def assign_cells(dictionary: Any, item_vectors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Codes and cell of every known item."""
     import torch
 
     from prismrec.models.interest_dictionary import stamp
-    from prismrec.training.dictionary_refresh import DictionaryVectors
 
     codes_NC = dictionary.codes_of(torch.from_numpy(item_vectors["vectors"]))
-    mark = stamp(dictionary.version)
-    cells = {"codes": codes_NC.numpy(), "cells": dictionary.cell_index(codes_NC).numpy(), **mark}
-    return cells, {**DictionaryVectors.of(item_vectors).arrays(), **mark}
+    cells_N = dictionary.cell_index(codes_NC)
+    return {"codes": codes_NC.numpy(), "cells": cells_N.numpy(), **stamp(dictionary.version)}
 
 
 def label_interests(
@@ -122,20 +111,15 @@ def report_dictionary(
     dictionary_losses: dict[str, Any],
     item_cells: dict[str, np.ndarray],
     item_vectors: dict[str, np.ndarray],
-    previous_dictionary: Any | None,
-    previous_dictionary_vectors: dict[str, np.ndarray] | None,
+    previous_dictionary: Path | None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What moved since the previous version, as a report and a plot, and the dictionary's health."""
     from prismrec.metrics.codes import code_health
-    from prismrec.models.interest_dictionary import stamped_version
     from prismrec.training.dictionary_drift import drift, drift_plot
     from prismrec.training.dictionary_refresh import DictionaryVectors
 
-    previous = None
-    kept = previous_dictionary_vectors or {}
-    # A run that was cut off may have left a dictionary without its vectors: then there is nothing to compare.
-    if previous_dictionary is not None and stamped_version(kept) == previous_dictionary.version:
-        previous = previous_dictionary, DictionaryVectors.load(kept)
+    kept = _previous(previous_dictionary)
+    previous = None if kept is None else (kept.dictionary, kept.rows)
     origin = {key: value for key, value in dictionary_losses.items() if key not in ("kind", "figures")}
     rows = DictionaryVectors.of(item_vectors)
     changes = {**drift(dictionary_losses["kind"], dictionary, rows, previous), **origin}

@@ -7,7 +7,6 @@ from prismrec.pipelines.interest_dictionary import nodes
 STAGE = "interest_dictionary"
 PARAMETERS = f"params:{STAGE}"
 RECOMMENDER = ["recommender", "codebook", "item_codes", "item_vectors"]
-PREVIOUS = ["previous_dictionary", "previous_dictionary_vectors"]
 HYMIREC = [
     "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "training_transitions", "merge"
 ]  # fmt: skip
@@ -22,14 +21,14 @@ def create_pipeline() -> Pipeline:
     dictionary = [
         Node(
             nodes.fit_dictionary,
-            ["item_vectors", *PREVIOUS, PARAMETERS],
+            ["item_vectors", "previous_dictionary", PARAMETERS],
             ["dictionary", "dictionary_losses"],
             name="fit_dictionary",
         ),
         Node(
             nodes.assign_cells,
             ["dictionary", "item_vectors"],
-            ["item_cells", "dictionary_vectors"],
+            "item_cells",
             name="assign_cells",
         ),
         Node(
@@ -40,7 +39,7 @@ def create_pipeline() -> Pipeline:
         ),
         Node(
             nodes.report_dictionary,
-            ["dictionary", "dictionary_losses", "item_cells", "item_vectors", *PREVIOUS],
+            ["dictionary", "dictionary_losses", "item_cells", "item_vectors", "previous_dictionary"],
             ["dictionary_drift", "dictionary_drift_plot", "dictionary_health"],
             name="report_dictionary",
         ),

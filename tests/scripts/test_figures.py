@@ -1,0 +1,37 @@
+"""The page of figures: sections are filled from reports, nothing else is touched."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from evaluation.report_fixture import report as report_fixture
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "figures.py"))
+
+
+def test_a_section_is_replaced_and_the_rest_stays() -> None:
+    text = "a\n<!-- figures:x -->\nold\n<!-- /figures:x -->\nb\n"
+    assert SCRIPT["filled"](text, "figures:x", "new") == "a\n<!-- figures:x -->\nnew\n<!-- /figures:x -->\nb\n"
+
+
+def test_a_page_without_the_section_is_refused() -> None:
+    with pytest.raises(SystemExit, match="no section <!-- figures:y -->"):
+        SCRIPT["filled"]("<!-- figures:x -->\n<!-- /figures:x -->", "figures:y", "")
+
+
+def test_every_stages_seconds_are_said() -> None:
+    runs = {
+        "codebook": {"seconds": 2.2, "peak_rss_mb": 1500.0},
+        "evaluation": {"seconds": 90.0, "peak_rss_mb": 2500.0, "node_seconds": {"train_sasrec": 30.0}},
+    }
+    assert list(SCRIPT["costs"](runs)) == [
+        ("codebook", "2 s, 1.5 GB"), ("evaluation", "90 s, 2.5 GB"), ("– of which SASRec", "30 s")
+    ]  # fmt: skip
+
+
+def test_both_tables_hold_all_rows() -> None:
+    report = report_fixture()
+    for text in (SCRIPT["figures"](report), SCRIPT["short"](report)):
+        for name in report["models"]:
+            assert name.removesuffix("_time_free") in text
