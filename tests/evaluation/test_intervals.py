@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prismrec.evaluation import intervals
-from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
+from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap, paired_intervals
 
 
 def test_the_interval_holds_the_truth_about_19_times_in_20() -> None:
@@ -71,3 +71,17 @@ def test_pairs_count_users_with_both_values() -> None:
         paired_bootstrap(strong[2:], weak[2:])
     with pytest.raises(AssertionError):
         bootstrap_means(np.zeros((0, 2)))
+
+
+def test_paired_intervals_of_all_pairs_are_those_of_each_pair() -> None:
+    values_CM = np.random.default_rng(3).random((40, 3))
+    low_MM, high_MM = paired_intervals(values_CM, draws=200, seed=5)
+    for a in range(3):
+        for b in range(3):
+            _, low, high = paired_bootstrap(values_CM[:, b], values_CM[:, a], draws=200, seed=5)
+            assert (low_MM[a, b], high_MM[a, b]) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_paired_intervals_need_every_value() -> None:
+    with pytest.raises(AssertionError, match="every user has a value"):
+        paired_intervals(np.array([[0.5, np.nan]]))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from prismrec.evaluation.evaluate import Ranked, evaluate
-from prismrec.evaluation.intervals import bootstrap_means
+from prismrec.evaluation.intervals import bootstrap_means, paired_intervals
 from prismrec.evaluation.protocols import Cases, History
 from prismrec.metrics.diversity import category_diversity, text_diversity
 from prismrec.metrics.exposure import exposure_metrics, history_popularity, novelty, popularity_lift
@@ -229,16 +229,17 @@ def paired_differences(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Every model against every other on the same users: reference -> model -> difference, low, high."""
     names = list(measured)
-    against: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
-    for place, a in enumerate(names[:-1]):
-        others = names[place + 1 :]
-        difference_CM = np.stack([measured[b].values[metric] - measured[a].values[metric] for b in others], axis=1)
-        low_M, high_M = bootstrap_means(difference_CM, draws, seed)
-        means = np.nanmean(difference_CM, axis=0).tolist()
-        for b, mean, low, high in zip(others, means, low_M.tolist(), high_M.tolist(), strict=True):
-            against[a][b] = {"difference": mean, "low": low, "high": high}
-            against[b][a] = {"difference": -mean, "low": -high, "high": -low}
-    return against
+    values_CM = np.stack([measured[name].values[metric] for name in names], axis=1)
+    low_MM, high_MM = paired_intervals(values_CM, draws, seed)
+    mean_M = values_CM.mean(0)
+    return {
+        a: {
+            b: {"difference": float(mean_M[j] - mean_M[i]), "low": float(low_MM[i, j]), "high": float(high_MM[i, j])}
+            for j, b in enumerate(names)
+            if j != i
+        }
+        for i, a in enumerate(names)
+    }
 
 
 def figures(

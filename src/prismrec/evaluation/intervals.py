@@ -52,6 +52,23 @@ def paired_bootstrap(a_C: np.ndarray, b_C: np.ndarray, draws: int = DRAWS, seed:
     return float(np.nanmean(difference_C)), float(low_M[0]), float(high_M[0])
 
 
+def paired_intervals(values_CM: np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of the differences of M models' means over the same users, the same draws for all pairs.
+
+    Args:
+        values_CM: every user's value of one metric, by model; no NaN.
+
+    Returns:
+        Lower and upper ends: [M, M] float64 each; at [a, b] those of b minus a.
+    """
+    assert not np.isnan(values_CM).any(), "every user has a value of every model"
+    means_dM = _resampled_sums(values_CM, draws, seed) / len(values_CM)
+    tail = (1 - LEVEL) / 2
+    ends = [np.quantile(means_dM - means_dM[:, a, None], [tail, 1 - tail], axis=0) for a in range(means_dM.shape[1])]
+    low_MM, high_MM = np.stack(ends, axis=1)
+    return low_MM, high_MM
+
+
 def _resampled_sums(values_CM: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Sums over the users of every draw: [draws, M]."""
     users = len(values_CM)
