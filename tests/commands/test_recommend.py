@@ -145,6 +145,20 @@ def test_options_beyond_their_limits_are_refused(source: list[str], options: lis
     assert "Traceback" not in result.output
 
 
+def test_temperature_is_passed_on(source: list[str], bundle: Path) -> None:
+    found = answer(*source, *histories("i7"), "--model", "gemirec", "--temperature", "5")
+    expected = Engine.load(bundle).recommend(["i7"], model="gemirec", temperature=5.0)
+    assert [interest["weight"] for interest in found["interests"]] == [one.weight for one in expected.interests]
+
+
+def test_a_long_history_of_titles_and_ids_is_looked_up(source: list[str]) -> None:
+    names = [*(f"i{number}" for number in range(6, 56)), "Toy Story (1995)"]
+    result = recommend(*source, *histories(*names))
+    assert result.stdout.splitlines()[0].startswith("history   Film 6 · Film 7")
+    assert "Film 55 · Toy Story (1995)" in result.stdout
+    assert "No item is called" in recommend(*source, *histories("x" * 300)).stderr
+
+
 def test_the_key_may_be_set(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = recommend("--url", url, *histories("i7"))
     assert "wants a key" in refused.stderr

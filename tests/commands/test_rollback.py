@@ -29,12 +29,13 @@ cli(["rollback"], standalone_mode=False)
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store of three bundles, the newest first; the oldest is damaged."""
+    """A store of bundles, the newest first; one is of another catalogue, and the oldest is damaged."""
     stored = []
-    for tag in ("new", "middle", "old"):
+    for tag in ("new", "other", "middle", "old"):
         folder = tmp_path / tag
         parts().save(folder)
-        stored.append(Stored(f"prismrec:{tag}", "2026-01-01 10:00", folder, "hymirec"))
+        catalogue = "d2" if tag == "other" else "d1"
+        stored.append(Stored(f"prismrec:{tag}", "2026-01-01 10:00", folder, "hymirec", 60, catalogue))
     (tmp_path / "old" / "items.jsonl").write_text("")
     monkeypatch.setattr(rollback, "_stored", lambda: stored)
     home = tmp_path / "bentoml"
@@ -47,10 +48,11 @@ def roll_back(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["rollback", *arguments], prog_name="prismrec")
 
 
-def test_without_a_tag_the_one_before_is_served(home: Path) -> None:
+def test_without_a_tag_the_one_before_of_the_same_catalogue_is_served(home: Path) -> None:
     result = roll_back()
     assert result.exit_code == 0, result.output
     assert pointed_to(home) == "prismrec:middle"
+    assert "from  prismrec:new (60 items, hymirec)\nto    prismrec:middle (60 items, hymirec)" in result.stdout
     assert "prismrec rollback --undo" in result.stdout
 
 
@@ -80,7 +82,8 @@ def test_the_list_marks_what_was_chosen(home: Path) -> None:
     assert "No bundle is chosen" in roll_back("--list").stdout
     roll_back()
     lines = roll_back("--list").stdout.splitlines()
-    assert [line.startswith("*") for line in lines[1:4]] == [False, True, False]
+    assert [line.startswith("*") for line in lines[1:5]] == [False, False, True, False]
+    assert lines[2].split()[-3:] == ["60", "d2", "hymirec"]
     assert pointed_to(home) == "prismrec:middle"
 
 
@@ -102,6 +105,23 @@ def test_what_makes_no_sense_is_said(home: Path, arguments: list[str], message: 
 def test_before_the_oldest_there_is_none(home: Path, tmp_path: Path) -> None:
     (home / "prismrec-serves").write_text("prismrec:old\n")
     assert "no bundle before prismrec:old" in roll_back().stderr
+    (home / "prismrec-serves").write_text("prismrec:other\n")
+    refused = roll_back()
+    assert "no bundle before prismrec:other (60 items, hymirec) of the same catalogue" in refused.stderr
+    assert "2 older ones have another" in refused.stderr
+    assert pointed_to(home) == "prismrec:other"
+
+
+def test_what_is_served_is_what_was_chosen_or_set_and_never_newer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRISMREC_MODEL", "prismrec:middle")
+    assert "items.jsonl" in roll_back().stderr  # of the oldest, which is damaged
+    monkeypatch.delenv("PRISMREC_MODEL")
+    (home / "prismrec-serves").write_text("prismrec:latest\n")
+    assert roll_back().exit_code == 0
+    assert pointed_to(home) == "prismrec:middle"
+    (home / "prismrec-serves").write_text("prismrec:gone\n")
+    assert "not in the store any more" in roll_back().stderr
+    assert pointed_to(home) == "prismrec:gone"
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:

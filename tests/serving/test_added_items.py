@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,33 @@ def test_under_another_bundle_texts_stay_and_vectors_are_made_anew(tmp_path: Pat
     again = store(tmp_path).load()
     assert again is not None
     assert again.vectors_XD[:, 0].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"bundle": "b1", "files": 3}', b"\xff"])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+    store(tmp_path).add([AddedItem("a", "one")])
+    (tmp_path / "00000001" / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.json: it is not one of ours"):
+        store(tmp_path).load()
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for asked in (store(tmp_path / "file").newest, store(tmp_path / "file").mark):
+        with pytest.raises(UserError, match="Not a directory"):
+            asked()
+    with pytest.raises(UserError, match="The items cannot be kept"):
+        store(tmp_path / "file" / "items").add([AddedItem("a", "one")])
+
+
+def test_a_number_that_is_used_again_has_another_mark(tmp_path: Path) -> None:
+    assert store(tmp_path).mark() == ""
+    first = store(tmp_path).add([AddedItem("a", "one")])
+    assert store(tmp_path).mark() == first.mark
+    shutil.rmtree(tmp_path / "00000001")
+    second = store(tmp_path).add([AddedItem("b", "two")])
+    assert (first.number, second.number) == (1, 1)
+    assert store(tmp_path).mark() == second.mark != first.mark
 
 
 @pytest.mark.parametrize("name", ["items.jsonl", "vectors.safetensors"])

@@ -137,12 +137,30 @@ def test_parts_of_another_bundle_are_refused_or_made_anew(users: Path, bundle_fo
     parts(seed=1).save(other)
     batch.run(BatchJob(users, out, other, k=4))
     job = BatchJob(users, out, bundle_folder, k=4)
+    manifest = (out / "manifest.json").read_bytes()
     with pytest.raises(UserError, match=r"made by another job: bundle \w+ instead of"):
         batch.run(job)
+    assert (out / "manifest.json").read_bytes() == manifest  # the other job's results are as they were
     redone = batch.run(job, redo=True)
     assert redone == batch.run(BatchJob(users, tmp_path / "fresh", bundle_folder, k=4))
     with pytest.raises(UserError, match="k 4 instead of 5"):
         batch.run(BatchJob(users, out, bundle_folder, k=5))
+
+
+def test_parts_of_a_longer_input_are_refused_or_removed(users: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    out, fewer = tmp_path / "out", tmp_path / "fewer.parquet"
+    job = BatchJob(users, out, bundle_folder, k=2)
+    manifest = batch.run(job)
+    (out / "part-00002").rename(out / "part-00003")
+    with pytest.raises(UserError, match="it belongs to a longer input"):
+        batch.run(job)
+    assert json.loads((out / "manifest.json").read_text()) == manifest
+    assert not (out / "part-00002").exists()  # nothing was begun
+    assert batch.run(job, redo=True) == manifest
+    pq.write_table(pq.read_table(users).slice(0, 5), fewer)
+    short = batch.run(BatchJob(fewer, out, bundle_folder, k=2), redo=True)
+    assert short == batch.run(BatchJob(fewer, tmp_path / "fresh", bundle_folder, k=2))
+    assert [path.name for path in out.glob("part-*")] == ["part-00000"]
 
 
 def test_a_damaged_part_is_not_taken_for_done(users: Path, bundle_folder: Path, tmp_path: Path) -> None:

@@ -162,7 +162,6 @@ def test_two_workers_are_one_service(built: Built, tmp_path: Path) -> None:
     (sources(built) / "prismrec/__init__.py").write_text('__version__ = "the bento\'s"\n')
     variables = {
         "PRISMREC_WORKERS": "2",
-        "PRISMREC_ITEMS": str(tmp_path / "items"),
         "PRISMREC_HISTORY": f"sqlite:///{tmp_path}/events.db",
     }
     with serving(Path(sys.executable), built, tmp_path, **variables) as address:
@@ -179,7 +178,11 @@ def test_two_workers_are_one_service(built: Built, tmp_path: Path) -> None:
         assert content["detail"][0]["msg"] == "k is 0; input should be greater than or equal to 1"
         _share_histories(address)
         _switch_under_load(address, built)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(address, "/made/up/path")
         metrics = get(address, "/metrics")
+        for user in ("ada", "/made/up", "bentoml"):
+            assert user not in metrics
         for line in (
             'prismrec_requests_total{path="/recommend",status="200"}',
             'prismrec_step_seconds_count{step="encode"}',
@@ -192,40 +195,9 @@ def test_two_workers_are_one_service(built: Built, tmp_path: Path) -> None:
         _shut_down_in_flight(address, int((tmp_path / "server.pid").read_text()))
     log = (tmp_path / "server.log").read_text()
     assert "400 k is 0" in log
+    assert "Requests need no key" in log
+    assert "/recommend/ada" not in log
     assert "Traceback" not in log
-
-
-@pytest.mark.slow
-def test_it_outlives_rude_clients_and_the_kill_of_a_worker(built: Built, tmp_path: Path) -> None:
-    """Connections that stall or break off hold nobody up; a worker that is killed comes back, no answer is wrong."""
-    with serving(Path(sys.executable), built, tmp_path, PRISMREC_WORKERS="2") as address:
-        expected = ask(address, {"history": ["i1", "i2"], "k": 3})
-        host, _, port = address.removeprefix("http://").partition(":")
-        head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
-        stalled = [socket.create_connection((host, int(port))) for _ in range(20)]
-        for connection in stalled:
-            connection.sendall(head)
-        for number in range(20):
-            with socket.create_connection((host, int(port))) as rude:
-                rude.sendall(head[: 10 * number])
-        assert ask(address, {"history": ["i1", "i2"], "k": 3}) == expected
-        assert stalled[0].recv(100).startswith(b"HTTP/1.1 408")
-        for connection in stalled:
-            connection.close()
-        server = (tmp_path / "server.pid").read_text()
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", server], capture_output=True, text=True, check=True)
-        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
-        lost = 0
-        for _ in range(300):
-            try:
-                assert ask(address, {"history": ["i1", "i2"], "k": 3}) == expected
-            except OSError:  # what the killed worker had in its hands
-                lost += 1
-        assert lost <= 2
-        deadline = time.monotonic() + 120
-        while (tmp_path / "server.log").read_text().count("Service prismrec initialized") < 3:
-            assert time.monotonic() < deadline, "no worker came in its place"
-            time.sleep(0.5)
 
 
 def _share_histories(address: str) -> None:
@@ -249,12 +221,16 @@ def _switch_under_load(address: str, built: Built) -> None:
     """No request is lost or mixed up while both workers switch to the other bundle, and back."""
     models = {Engine.load(built.bundle).versions.model}
     seen: list[tuple[int, str]] = []
+    failed: list[str] = []
     stop = threading.Event()
 
     def client() -> None:
         while not stop.is_set():
-            status, content = ask(address, {"history": ["i1", "i2"], "k": 3})
-            seen.append((status, content["versions"]["model"]))
+            try:
+                status, content = ask(address, {"history": ["i1", "i2"], "k": 3})
+                seen.append((status, content["versions"]["model"]))
+            except Exception as error:  # a thread's end would not be seen
+                failed.append(repr(error))
 
     clients = [threading.Thread(target=client) for _ in range(3)]
     for thread in clients:
@@ -265,6 +241,7 @@ def _switch_under_load(address: str, built: Built) -> None:
     stop.set()
     for thread in clients:
         thread.join()
+    assert failed == []
     assert {status for status, _ in seen} == {200}
     assert len({model for _, model in seen}) == 2
     # What was added under the first bundle is there under the other one, and again under the first.

@@ -1,5 +1,6 @@
 """The engine: what it recommends, leaves out, reports and calls things."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,16 @@ from prismrec.models.item_rows import ItemRows
 from prismrec.models.item_text import NewItem
 from prismrec.serving.added_items import AddedItem
 from prismrec.serving.answers import Reason
-from prismrec.serving.engine import EMPTY_NOTE, NEW_NOTE, UNKNOWN_NOTE, Engine, NoTexts, NotHere, UnknownModel
+from prismrec.serving.engine import (
+    EMPTY_NOTE,
+    NEW_NOTE,
+    UNCOUNTED_NOTE,
+    UNKNOWN_NOTE,
+    Engine,
+    NoTexts,
+    NotHere,
+    UnknownModel,
+)
 from prismrec.serving.lists import top_k
 
 INF = np.inf
@@ -224,6 +234,19 @@ def test_novelty_turns_the_models_that_have_the_dial_and_is_said_of_the_others(w
     assert "novelty" in (whole.recommend(["i1"], model="llm_recommender", novelty=1.0).note or "")
 
 
+def test_temperature_spreads_the_interests(whole: Engine) -> None:
+    shares = [
+        max(interest.weight for interest in whole.recommend(["i1", "i5"], model="gemirec", temperature=t).interests)
+        for t in (0.1, 1.0, 10.0)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[2]
+    plain = whole.recommend(["i1"], model="llm_recommender")
+    turned = whole.recommend(["i1"], model="llm_recommender", temperature=2.0)
+    assert turned.items == plain.items
+    assert "no temperature dial" in (turned.note or "")
+
+
 def test_reasons_are_the_nearest_items_of_the_history(whole: Engine) -> None:
     answer = whole.recommend(["i1", "i2", "i3", "i4", "i2"], k=5)
     assert whole._state.rows is not None
@@ -277,6 +300,10 @@ def test_kinds_of_events_that_do_not_count_are_left_out(engine: Engine) -> None:
     engine.recommend(["a"], events=["view"])  # every kind counts there
     asked = engine.rankers["gemirec"].asked  # type: ignore[attr-defined]
     assert [history for history, _ in asked] == [[1, 0], [0, 1], [0]]
+    seen = counted.recommend(["a", "b"], k=5, events=["view", "buy"])
+    assert {"a", "b"}.isdisjoint(ids(seen.items))
+    none = counted.recommend(["a"], k=5, events=["view"])
+    assert (none.note, none.model, "a" in ids(none.items)) == (UNCOUNTED_NOTE, "popularity", False)
 
 
 def test_added_items_are_recommended_at_once_by_every_worker_and_after_a_restart(
@@ -309,8 +336,28 @@ def test_damaged_additions_are_said_once_and_what_was_served_goes_on(
         reader.refresh()
     assert reader.description.generation == 1
     assert len(caplog.records) == 1
+    restarted = Engine.load(bundle_folder, tmp_path / "added")  # it starts without additions, and says so
+    assert (restarted.description.generation, len(caplog.records)) == (0, 2)
     with pytest.raises(UserError, match="content is not what was written"):
-        Engine.load(bundle_folder, tmp_path / "added")
+        restarted.add_items([AddedItem("n3", "film")])
+    shutil.rmtree(tmp_path / "added/00000002")  # what the refusal says
+    restarted.refresh()
+    assert restarted.description.generation == 1
+
+
+def test_additions_that_were_removed_are_gone_though_their_number_comes_again(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    writer, reader = (Engine.load(bundle_folder, tmp_path / "added") for _ in range(2))
+    writer.add_items([AddedItem("n1", "robots"), AddedItem("n2", "quiet")])
+    reader.refresh()
+    shutil.rmtree(tmp_path / "added")
+    writer.refresh()
+    assert writer.description.added_items == 0
+    writer.add_items([AddedItem("n3", "film")])
+    reader.refresh()
+    assert (reader.description.generation, reader.description.added_items) == (1, 1)
+    assert reader.recommend(["n1", "n3"]).unknown_items == ["n1"]
 
 
 def test_an_item_whose_text_changes_keeps_its_behaviour(bundle_folder: Path, tmp_path: Path) -> None:
@@ -334,6 +381,7 @@ def test_among_popular_items_each_fifth_is_new(bundle_folder: Path, tmp_path: Pa
     assert ids(answer.items) == ["i0", "i1", "i2", "i3", "young", "i4", "i5", "i6", "i7", "old", "i8"]
     assert [interest.id for interest in answer.interests] == ["popular", "new"]
     assert answer.note == EMPTY_NOTE + NEW_NOTE
+    assert engine.recommend([], k=4).note == EMPTY_NOTE  # none is among them
     scores = [item.score for item in answer.items]
     assert scores == sorted(scores, reverse=True)
 

@@ -1,12 +1,14 @@
 """The service in this process: routes, answers, and errors as a client sees them; `test_web` has the web layer."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from prismrec.errors import UserError
 from prismrec.serving.engine import Engine
 
 
@@ -98,3 +100,39 @@ def test_without_a_store_the_users_routes_say_so(client: TestClient) -> None:
     answer = client.get("/recommend/ada")
     assert answer.status_code == 501
     assert "PRISMREC_HISTORY" in answer.json()["error"]
+
+
+def test_metrics_name_routes_and_neither_users_nor_made_up_paths(client: TestClient) -> None:
+    for path in ("/recommend/ada-4711", "/made/up/path-4711", "/livez"):
+        client.get(path)
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert 'prismrec_requests_total{path="/recommend/{user}",status="501"}' in answer.text
+    assert "4711" not in answer.text
+    assert "bentoml" not in answer.text
+
+
+def test_no_log_holds_users_ids(client: TestClient, capfd: pytest.CaptureFixture[str]) -> None:
+    client.get("/recommend/ada-4711")
+    said = capfd.readouterr()
+    assert "4711" not in said.out + said.err
+
+
+@pytest.mark.parametrize("key", ["", " ", "\t\n"])
+def test_an_empty_key_is_no_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prismrec.serving.service import api_key
+
+    monkeypatch.setenv("PRISMREC_API_KEY", key)
+    with pytest.raises(UserError, match="PRISMREC_API_KEY is set, but empty"):
+        api_key()
+    monkeypatch.delenv("PRISMREC_API_KEY")
+    assert api_key() == ""
+
+
+def test_added_items_belong_to_no_bundle(client: TestClient, bundle_folder: Path) -> None:
+    added = {"items": [{"item_id": "new", "title": "robots"}]}
+    assert client.post("/items", json=added).status_code == 200
+    folder = bundle_folder.parent / "bentoml" / "prismrec-items"
+    assert [path.name for path in folder.glob("0*")] == ["00000001"]
+    shutil.rmtree(folder)
+    assert client.get("/items?id=new").json() == {"items": []}

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,17 @@ def test_requests_go_on_through_a_switch_and_back(bundle_folder: Path, other_fol
     expected = {first.versions.model: first.recommend(["i1"], k=5)}
     second = Engine.load(other_folder)
     expected[second.versions.model] = second.recommend(["i1"], k=5)
-    seen, stop = set(), threading.Event()
+    seen, wrong, stop = set(), [], threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            answer = switch.engine.recommend(["i1"], k=5)
-            assert answer == expected[answer.versions.model]
+            try:
+                answer = switch.engine.recommend(["i1"], k=5)
+            except Exception as error:  # a thread's end would not be seen
+                wrong.append(repr(error))
+                return
+            if answer != expected[answer.versions.model]:
+                wrong.append(answer.versions.model)
             seen.add(answer.versions.model)
 
     thread = threading.Thread(target=ask)
@@ -67,9 +73,14 @@ def test_requests_go_on_through_a_switch_and_back(bundle_folder: Path, other_fol
         store.folder = folder
         switch.look()
         assert switch.engine.bundle == (first if folder == bundle_folder else second).bundle
+        seen.clear()
+        deadline = time.monotonic() + 30
+        while switch.engine.versions.model not in seen and not wrong:
+            assert time.monotonic() < deadline, "nobody is answered from it"
+            time.sleep(0.01)
     stop.set()
     thread.join()
-    assert len(seen) >= 1
+    assert wrong == []
     assert len(store.loaded) == 4
 
 
@@ -100,6 +111,28 @@ def test_a_refused_bundle_is_said_once_and_the_old_one_goes_on(
     store.folder = bundle_folder
     switch.look()
     assert switch.engine is engine
+
+
+def test_a_bundle_that_breaks_the_loading_is_tried_once_and_the_old_one_goes_on(
+    bundle_folder: Path, other_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(bundle_folder)
+    switch = Switch(store.wanted, store.load)
+    tried = []
+
+    def broken(folder: Path) -> Engine:
+        tried.append(folder)
+        raise KeyError("weights")
+
+    switch._load = broken
+    store.folder = other_folder
+    for _ in range(3):
+        switch.look()
+    assert tried == [other_folder]
+    (record,) = caplog.records
+    assert "KeyError('weights')" in record.getMessage()
+    assert record.exc_info is not None
+    assert switch.engine.bundle in record.getMessage()
 
 
 def test_the_first_bundle_has_to_be_whole(tmp_path: Path) -> None:

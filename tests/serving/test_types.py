@@ -34,6 +34,7 @@ def test_only_the_history_is_needed() -> None:
         "categories": [],
         "diversity": 0.0,
         "novelty": 0.0,
+        "temperature": 1.0,
         "model": None,
     }
 
@@ -120,6 +121,24 @@ def test_no_more_texts_than_the_engine_has_rows_for() -> None:
     parse(RecommendRequest, json.dumps({"history": texts}).encode())
     (problem,) = refused({"history": [*texts, {"title": "one more"}]})
     assert "101 different items as texts; at most 100" in problem.msg
+
+
+def test_no_more_texts_in_a_batch_than_in_one_request() -> None:
+    requests = [{"history": [{"title": str(number)}, {"title": "same"}]} for number in range(60)]
+    parse(types.BatchRequest, json.dumps({"requests": requests}).encode())
+    many = [{"history": [{"title": f"{user} {number}"} for number in range(26)]} for user in range(4)]
+    (problem,) = refused({"requests": many}, types.BatchRequest)
+    assert "the requests have 104 different items as texts; at most 100" in problem.msg
+
+
+@pytest.mark.parametrize("key", ["constrained-str", "TextItem", "history"])
+@pytest.mark.parametrize("value", [{}, 1])
+def test_keys_called_as_pydantic_s_own_names_are_named(key: str, value: Any) -> None:
+    wrong = {"history": [{"title": "x", key: value}]}
+    (problem,) = refused(wrong)
+    assert (problem.loc, problem.msg) == (["history", 0, key], f"history.0.{key} is no field there")
+    (problem,) = refused({"requests": [wrong]}, types.BatchRequest)
+    assert problem.msg == f"requests.0.history.0.{key} is no field there"
 
 
 def test_parameters_of_an_address_are_read_as_what_they_are() -> None:

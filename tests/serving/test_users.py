@@ -67,7 +67,8 @@ def send(client: TestClient, user: str, events: list[tuple[str, int]]) -> dict[s
 
 
 @pytest.mark.parametrize(
-    "options", [{"k": 4}, {"k": 3, "exclude_seen": False}, {"categories": ["Drama"]}, {"now": 400}]
+    "options",
+    [{"k": 4, "temperature": 2.0}, {"k": 3, "exclude_seen": False}, {"categories": ["Drama"]}, {"now": 400}],
 )
 def test_a_user_gets_what_the_history_gets(client: TestClient, options: dict[str, Any]) -> None:
     assert send(client, "ada", HISTORY[2:]) == {"added": 2, "events": 2, "unknown_items": ["nobody's"]}

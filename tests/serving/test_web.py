@@ -1,21 +1,20 @@
 """The web layer without BentoML: routes, limits, keys, refusals, and the document that describes them."""
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from prismrec.artifacts.bundle import MANIFEST_NAME
 from prismrec.serving import web
 from prismrec.serving.engine import Engine
+from prismrec.serving.meter import Meter
 from prismrec.serving.operations import ENGINE_OPERATIONS
 from prismrec.serving.web import ApiKey, application
 
@@ -127,19 +126,92 @@ def test_a_body_too_large_is_refused_unread(client: TestClient, monkeypatch: pyt
     assert client.post("/recommend", content=b'{"history": []}'.ljust(1000)).status_code == 200
 
 
-def test_a_slow_body_is_not_waited_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+class CountingMeter(Meter):
+    """Keeps what is counted of requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int]] = []
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        self.requests.append((path, status))
+
+
+@pytest.fixture
+def meter() -> CountingMeter:
+    return CountingMeter()
+
+
+def run_against(app: Any, ask: Callable[[httpx.AsyncClient], Any]) -> Any:
+    async def asked() -> Any:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            return await ask(http)
+
+    return asyncio.run(asked())
+
+
+def test_a_slow_body_is_not_waited_for_but_counted_and_said(
+    engine: Engine, meter: CountingMeter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(web, "BODY_SECONDS", 0.05)
 
     async def slowly() -> AsyncIterator[bytes]:
         yield b'{"history"'
         await asyncio.sleep(30)
 
-    async def ask() -> int:
-        transport = httpx.ASGITransport(application(lambda: engine, ENGINE_OPERATIONS))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as slow:
-            return (await slow.post("/recommend", content=slowly())).status_code
+    app = application(lambda: engine, ENGINE_OPERATIONS, meter=lambda: meter)
+    with caplog.at_level(logging.INFO, "prismrec"):
+        answer = run_against(app, lambda http: http.post("/recommend", content=slowly()))
+    assert answer.status_code == 408
+    assert meter.requests == [("/recommend", 408)]
+    assert "POST /recommend: 408" in caplog.text
 
-    assert asyncio.run(ask()) == 408
+
+def test_after_a_504_nobody_computes_beside_what_still_runs_nor_what_waited_too_long(
+    engine: Engine, meter: CountingMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "ANSWER_SECONDS", 0.2)
+    at_work, most, begun, go_on = 0, 0, 0, threading.Event()
+
+    def slow() -> Engine:  # called by each answer, in the thread that computes it
+        nonlocal at_work, most, begun
+        at_work, begun = at_work + 1, begun + 1
+        most = max(most, at_work)
+        go_on.wait(30)
+        at_work -= 1
+        return engine
+
+    async def ask(http: httpx.AsyncClient) -> list[int]:
+        late = await asyncio.gather(*(http.get("/model") for _ in range(3)))  # one at work, two waiting
+        again = asyncio.create_task(http.get("/model"))
+        await asyncio.sleep(0.1)
+        go_on.set()
+        return [answer.status_code for answer in (*late, await again)]
+
+    statuses = run_against(application(slow, ENGINE_OPERATIONS, meter=lambda: meter), ask)
+    assert statuses == [504, 504, 504, 200]
+    assert (begun, most) == (2, 1)
+    assert meter.requests == [("/model", 504)] * 3 + [("/model", 200)]
+
+
+def test_every_refusal_is_counted_by_its_route(
+    engine: Engine, meter: CountingMeter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(web, "MAX_BODY", 1000)
+    app = application(lambda: engine, ENGINE_OPERATIONS, meter=lambda: meter)
+    client = TestClient(ApiKey(app, "right", meter=lambda: meter))
+    with caplog.at_level(logging.INFO, "prismrec"):
+        client.get("/a/path/with/ada")
+        client.post("/recommend", content=b" " * 1001, headers={"X-API-Key": "right"})
+        client.post("/recommend", content=b"{}", headers={"X-API-Key": "right"})
+        client.get("/model", headers={"X-API-Key": "right"})
+        client.get("/a/path/with/ada", headers={"X-API-Key": "right"})
+    assert meter.requests == [("*", 401), ("/recommend", 413), ("/recommend", 400), ("/model", 200)]
+    assert len(caplog.records) == 3
+    assert "401" in caplog.text
+    assert "ada" not in caplog.text
+    monkeypatch.setattr(web, "MAX_WAITING", -1)
+    assert client.get("/model", headers={"X-API-Key": "right"}).status_code == 429
+    assert meter.requests[-1] == ("/model", 429)
 
 
 @pytest.mark.parametrize(
@@ -208,60 +280,3 @@ def _references(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _references(value)
-
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
-    max_leaves=8,
-)
-FIELDS = [
-    "history",
-    "timestamps",
-    "events",
-    "now",
-    "k",
-    "diversity",
-    "novelty",
-    "allow",
-    "categories",
-    "model",
-    "items",
-]
-items = st.sampled_from(["i1", "i2", "x", ""]) | st.fixed_dictionaries({"title": st.text(max_size=5)})
-bodies = (
-    anything
-    | st.dictionaries(st.sampled_from(FIELDS), anything, max_size=6)
-    | st.fixed_dictionaries(
-        {"history": st.lists(items, max_size=5)},
-        optional={"k": st.integers(0, 201), "diversity": st.floats(0, 1), "novelty": st.floats(0, 5)},
-    )
-)
-
-
-def check_that_no_body_breaks(client: TestClient, path: str, body: Any) -> None:
-    answer = client.post(path, content=json.dumps(body).encode("utf-8", "replace"))
-    assert answer.status_code in (200, 400, 404)
-    assert answer.headers["content-type"] == "application/json"
-
-
-paths = st.sampled_from(["/recommend", "/recommend_batch", "/similar_items"])
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(path=paths, body=bodies)
-def test_no_body_breaks_the_service(client: TestClient, path: str, body: Any) -> None:
-    check_that_no_body_breaks(client, path, body)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(path=paths, body=bodies)
-def test_ten_thousand_bodies_do_not_break_the_service(client: TestClient, path: str, body: Any) -> None:
-    check_that_no_body_breaks(client, path, body)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(body=st.binary(max_size=200))
-def test_no_bytes_break_the_service(client: TestClient, body: bytes) -> None:
-    assert client.post("/recommend", content=body).status_code == 400

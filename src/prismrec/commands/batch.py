@@ -32,7 +32,11 @@ timestamps (list of seconds). The results, read with polars:
     "--interests", type=click.IntRange(1), default=8, show_default=True, help="Strongest interests kept of each user."
 )
 @click.option("--model", help="A model of the bundle; its default otherwise.")
-@click.option("--redo", is_flag=True, help="Make parts anew that another bundle, input or option made.")
+@click.option(
+    "--redo",
+    is_flag=True,
+    help="Make parts anew that another bundle, input or option made; remove those beyond the input.",
+)
 @frame.bundle_option
 @frame.env_option
 @frame.traceback_option

@@ -22,6 +22,7 @@ from prismrec.errors import UserError
 KEY_VARIABLE = "PRISMREC_API_KEY"
 CANDIDATES = 8  # shown of a title that names several items
 SEARCHED = 100  # as many as a service gives
+IDS_AT_ONCE = 20  # of any length they fit into an address
 SHOWN_ITEMS = 5  # of each interest
 WIDTH = 52  # of a title
 SECONDS = 60.0  # that a service may take
@@ -51,8 +52,8 @@ class Source(Protocol):
     def items(self, query: str) -> list[Found]:
         """Items whose titles hold the query's words."""
 
-    def unknown(self, item_ids: Sequence[str]) -> list[str]:
-        """Those of the ids that the catalogue does not know."""
+    def by_ids(self, item_ids: Sequence[str]) -> list[Found]:
+        """Those items of these ids that the catalogue has."""
 
     def recommend(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a body of `POST /recommend`."""
@@ -64,6 +65,7 @@ class Source(Protocol):
 @click.option("--num-interests", type=int, help="Interests at most; the model's own number by default.")
 @click.option("--diversity", type=float, default=0.0, show_default=True, help="0: likeliest; 1: interests in turn.")
 @click.option("--novelty", type=float, default=0.0, show_default=True, help="What interests not in the history gain.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Above 1 spreads the interests.")
 @click.option("--model", help="A model of the bundle; its default otherwise.")
 @click.option("--keep-seen", is_flag=True, help="Items of the history may be recommended too.")
 @frame.bundle_option
@@ -102,13 +104,8 @@ def resolve(titles: Sequence[str], source: Source) -> list[Found]:
     Raises:
         UserError: a title names none or several.
     """
-    no_ids = set(source.unknown(titles))
-    return [_by_title(title, source) if title in no_ids else _by_id(title, source) for title in titles]
-
-
-def _by_id(item_id: str, source: Source) -> Found:
-    titled = [found for found in source.items("") if found.item_id == item_id]
-    return titled[0] if titled else Found(item_id, item_id)
+    by_id = {found.item_id: found for found in source.by_ids(titles)}
+    return [by_id.get(title) or _by_title(title, source) for title in titles]
 
 
 def _by_title(title: str, source: Source) -> Found:
@@ -146,12 +143,13 @@ class Bundle:
 
     def items(self, query: str) -> list[Found]:
         """Search in the catalogue."""
-        limit = SEARCHED if query else len(self._engine.catalogue)
-        return [Found(item.item_id, item.title) for item in self._engine.catalogue.search(query, limit)]
+        return [Found(item.item_id, item.title) for item in self._engine.catalogue.search(query, SEARCHED)]
 
-    def unknown(self, item_ids: Sequence[str]) -> list[str]:
+    def by_ids(self, item_ids: Sequence[str]) -> list[Found]:
         """Look into the catalogue."""
-        return [item_id for item_id in item_ids if item_id not in self._engine.catalogue.rows]
+        catalogue = self._engine.catalogue
+        items = [catalogue.items[row] for row in catalogue.places(item_ids)]
+        return [Found(item.item_id, item.title) for item in items]
 
     def recommend(self, body: dict[str, Any]) -> dict[str, Any]:
         """Answer as the service does."""
@@ -174,17 +172,23 @@ class Service:
         self._url, self._headers = url.rstrip("/"), {"X-API-Key": api_key} if api_key else {}
 
     def items(self, query: str) -> list[Found]:
-        """GET /items."""
-        parameters = urllib.parse.urlencode({"query": query, "limit": SEARCHED})
-        found = self._ask(f"/items?{parameters}", None)["items"]
-        return [Found(item["item_id"], item["title"]) for item in found]
+        """`GET /items`, by its query."""
+        return self._items([("query", query), ("limit", str(SEARCHED))])
 
-    def unknown(self, item_ids: Sequence[str]) -> list[str]:
-        """What `POST /recommend` says of them."""
-        if not item_ids:
-            return []
-        unknown: list[str] = self._ask("/recommend", {"history": list(item_ids), "k": 1})["unknown_items"]
-        return unknown
+    def by_ids(self, item_ids: Sequence[str]) -> list[Found]:
+        """`GET /items`, by its ids, some at a time; what is too long for an id is none."""
+        from prismrec.serving.types import MAX_ID_LENGTH
+
+        ids = [item_id for item_id in dict.fromkeys(item_ids) if 0 < len(item_id) <= MAX_ID_LENGTH]
+        return [
+            found
+            for start in range(0, len(ids), IDS_AT_ONCE)
+            for found in self._items([("id", item_id) for item_id in ids[start : start + IDS_AT_ONCE]])
+        ]
+
+    def _items(self, parameters: list[tuple[str, str]]) -> list[Found]:
+        found = self._ask(f"/items?{urllib.parse.urlencode(parameters)}", None)["items"]
+        return [Found(item["item_id"], item["title"]) for item in found]
 
     def recommend(self, body: dict[str, Any]) -> dict[str, Any]:
         """POST /recommend."""

@@ -66,7 +66,7 @@ class DictionaryInterest:
 class EngineDescription:
     """What is served: versions, the models a request may name, and the size of the catalogue.
 
-    `generation` counts the additions to the catalogue since the bundle was made; `texts` says whether items may be
+    `generation` is the number of the additions that are served, 0 for none; `texts` says whether items may be
     given by their texts.
     """
 

@@ -12,9 +12,9 @@ whoever answers online, for as long as their dictionary is the one that is serve
 
 Our choices: a part appears whole or not at all, and carries what it was made from. A job that was killed goes on after
 its last part and ends with the same bytes as one that was not. Parts of another bundle, input or number of items are
-refused, never mixed in. Lists are those of `POST /recommend` (exact top k; what the user has seen is left out); a user
-whose history holds nothing the catalogue knows gets popular items and has no interests. User ids are not compared with
-each other: a user with two rows is answered twice.
+refused before anything is changed, never mixed in. Lists are those of `POST /recommend` (exact top k; what the user has
+seen is left out); a user whose history holds nothing the catalogue knows gets popular items and has no interests. User
+ids are not compared with each other: a user with two rows is answered twice.
 
 Shapes: U users of a part, B of a chunk, E events, N items, G interests of the model, K of them kept, k items of a list.
 """
@@ -89,7 +89,7 @@ def run(job: BatchJob, progress: Callable[[int], None] = lambda more: None, redo
 
     Args:
         progress: told how many more users are done.
-        redo: make parts of other jobs anew instead of refusing them.
+        redo: make parts of other jobs anew, and remove those beyond the input, instead of refusing them.
 
     Returns:
         The manifest.
@@ -114,11 +114,14 @@ def run(job: BatchJob, progress: Callable[[int], None] = lambda more: None, redo
     }
     scorer = _Scorer(bundle, rankers[name], rankers[POPULARITY], job.k, job.interests)
     with _alone_in(job.out):
+        others = _of_other_jobs(job.out, -(-table.num_users // PART), made_from, redo)
         (job.out / MANIFEST_NAME).unlink(missing_ok=True)  # until all parts are this job's
+        for folder in others:
+            remove_folder(folder)
         done = 0
         for number, rows in enumerate(table.parts(PART)):
-            folder = job.out / f"part-{number:05d}"
-            if _is_done(folder, made_from, redo):
+            folder = job.out / _part_name(number)
+            if folder.exists():
                 progress(len(rows))
             else:
                 part = look_up(rows, scorer.item_ids, done)
@@ -222,25 +225,31 @@ def _write_part(folder: Path, part: UserEvents, rows: PartRows, item_ids: pa.Arr
             pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
 
 
-def _is_done(folder: Path, made_from: dict[str, Any], redo: bool) -> bool:
-    """Whether a part is there already; one that another job made is refused, or removed.
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}"
+
+
+def _of_other_jobs(out: Path, number: int, made_from: dict[str, Any], redo: bool) -> list[Path]:
+    """Parts that another job made, or a longer input; they are refused unless they are to be made anew.
+
+    Args:
+        number: parts of this job.
 
     Raises:
-        UserError: it was made from something else.
+        UserError: there is one.
     """
-    if not folder.exists():
-        return False
-    differing = _differences(folder, made_from)
-    if not differing:
-        return True
-    if not redo:
-        raise UserError(
-            f"This part was made by another job: {'; '.join(differing)}.",
-            str(folder),
-            "Choose another --out folder, or make it anew: add --redo.",
-        )
-    remove_folder(folder)
-    return False
+    ours = {_part_name(place) for place in range(number)}
+    others = []
+    for folder in sorted(out.glob("part-*")):
+        differing = _differences(folder, made_from) if folder.name in ours else ["it belongs to a longer input"]
+        if differing and not redo:
+            raise UserError(
+                f"This part was made by another job: {'; '.join(differing)}.",
+                str(folder),
+                "Choose another --out folder, or make it anew: add --redo.",
+            )
+        others += [folder] if differing else []
+    return others
 
 
 def _differences(folder: Path, made_from: dict[str, Any]) -> list[str]:
@@ -267,11 +276,6 @@ def _differences(folder: Path, made_from: dict[str, Any]) -> list[str]:
 def _write_manifest(out: Path, made_from: dict[str, Any], users: int) -> dict[str, Any]:
     """The last file to appear: all parts are there."""
     parts = sorted(out.glob("part-*"))
-    expected = -(-users // PART)
-    for folder in parts[expected:]:
-        raise UserError(
-            "This part belongs to a longer input.", str(folder), "Choose another --out folder, or delete it."
-        )
     files = {file.relative_to(out).as_posix(): sha256_file(file) for part in parts for file in sorted(part.iterdir())}
     manifest = {**made_from, "num_users": users, "files": files}
     temporary = out / f".{MANIFEST_NAME}"

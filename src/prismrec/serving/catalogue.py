@@ -52,6 +52,10 @@ class Catalogue:
                 items.append(item)
         return Catalogue(items, counts_N, self.from_bundle)
 
+    def is_added(self, item_id: str) -> bool:
+        """Whether the bundle itself does not hold the item."""
+        return self.rows[item_id] >= self.from_bundle
+
     def places(self, item_ids: Collection[str]) -> list[int]:
         """Rows of the ids that are known."""
         return [self.rows[item_id] for item_id in item_ids if item_id in self.rows]

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
 
 MAX_TEXTS = 100  # different items that a history may bring by their text
 MANY_TEXTS = f"At most {MAX_TEXTS} are allowed; give ids, or add the items first: POST /items."
+KEPT_FORMAT = 1  # of what is kept of a user; another one is not read
 KEPT_INTERESTS = 16  # of a user between requests: as many as a request may ask for
 EMPTY_NOTE = "The history is empty: these are the most popular items."
 UNKNOWN_NOTE = "The catalogue knows no item of the history: these are the most popular items."
+UNCOUNTED_NOTE = "No event of the history is of a kind that counts: these are the most popular items."
 NEW_NOTE = " Each fifth one is new."
 log = logging.getLogger(__name__)
 STEPS = {"lightweight_encoder": "encode", "recommender": "encode", "posterior": "posterior"}
@@ -77,14 +79,16 @@ class State(NamedTuple):
     catalogue: Catalogue
     rankers: Mapping[str, ServedRanker]
     rows: ItemRows | None  # None only where rankers come without tables (tests)
-    generation: int
+    generation: int = 0
+    mark: str = ""  # of the generation of added items
 
 
 class Past(NamedTuple):
     """A history in rows of the tables."""
 
-    rows_H: np.ndarray
+    rows_H: np.ndarray  # of events that count
     times_H: np.ndarray | None
+    seen: list[int]  # rows of all items of the history, of whatever kinds the events are
     unknown: list[str]
     titles: dict[int, str]  # of the rows of items that came as texts
 
@@ -131,8 +135,9 @@ class Engine:
         self.added: AddedItems | None = None
         self._counted_events = frozenset(counted_events)
         counts_N = np.zeros(len(items)) if rows is None else rows.counts_N[: len(items)]
-        self._state = State(Catalogue(items, counts_N, len(items)), rankers, rows, 0)
-        self._refused = 0  # the generation that was damaged
+        self._base = State(Catalogue(items, counts_N, len(items)), rankers, rows)  # without additions
+        self._state = self._base
+        self._refused: str | None = None  # mark of the additions that are damaged
         self._models: dict[str, Any] = {}
         self._folder = Path()
         cells: dict[str, int] = {}
@@ -182,7 +187,7 @@ class Engine:
             engine._watch.watch(models[name], STEPS[name])
         if added is not None and reader is not None:
             engine.added = AddedItems(added, bundle.version, engine._vectors_of)
-            engine._take_over(engine.added)
+            engine.refresh()
         return engine
 
     @property
@@ -226,6 +231,7 @@ class Engine:
         categories: Sequence[str] = (),
         diversity: float = 0.0,
         novelty: float = 0.0,
+        temperature: float = 1.0,
         memory: Memory | None = None,
     ) -> Recommendation:
         """Recommend for a raw history.
@@ -234,7 +240,7 @@ class Engine:
             history: item ids or items by their text, oldest first; unknown ids are ignored and reported.
             k: items of each list; fewer where the catalogue has no more.
             num_interests: interests at most; the model's own number by default.
-            exclude_seen: leave the history's items out of every list.
+            exclude_seen: leave the history's items out of every list, whatever the kinds of their events.
             model: name of a ranker; the bundle's default if None.
             timestamps: seconds, one an event; none where they are unknown.
             now: seconds, when the recommendation is asked for; counts only beside `timestamps`.
@@ -244,6 +250,7 @@ class Engine:
             categories: an item shown has one of these; any if empty.
             diversity: from 0, the likelihood, to 1, interests in turn; see `prismrec.retrieval.merging`.
             novelty: weight of interests that the history does not show, from 0; see the model's own page.
+            temperature: of the posterior; above 1 spreads a user's interests, below 1 sharpens them.
             memory: keeps the user's strongest interests, which alone count then, where the model has a posterior.
 
         Raises:
@@ -254,22 +261,27 @@ class Engine:
             state, name, note = self._state, self._known_model(model), None
             past = self._past(state, history, timestamps, events)
             if cold := not len(past.rows_H):
-                name, note = POPULARITY, UNKNOWN_NOTE if history else EMPTY_NOTE
+                name, note = POPULARITY, _cold_note(history, past)
             with self._watch.rest("search"):
-                if memory is not None and novelty == 0 and hasattr(state.rankers[name], "keep"):
+                dials = {"novelty": novelty} if novelty else {}
+                dials |= {"temperature": temperature} if temperature != 1 else {}
+                if memory is not None and not dials and hasattr(state.rankers[name], "keep"):
                     ranking, dial = self._rank_kept(state, name, past, num_interests, now, memory), None
                 else:
-                    ranking, dial = self._rank(state, name, past, num_interests, now, novelty)
+                    ranking, dial = self._rank(state, name, past, num_interests, now, dials)
             if cold and len(state.catalogue) > state.catalogue.from_bundle:
-                ranking, note = with_newcomers(ranking, state.catalogue), f"{note}{NEW_NOTE}"
+                ranking = with_newcomers(ranking, state.catalogue)
             with self._watch.rest("merge"):
                 lists = self._lists(state)
                 hidden_N = lists.hidden(len(ranking.scores_N), allow, deny, categories)
                 if exclude_seen:
-                    hidden_N[past.rows_H] = True
+                    hidden_N[past.seen] = True
+                items = lists.merged(ranking, hidden_N, k, diversity)
+                if cold and any(state.catalogue.is_added(item.item_id) for item in items):
+                    note = f"{note}{NEW_NOTE}"
                 answer = Recommendation(
                     interests=lists.interests(ranking, hidden_N, k, past.rows_H.tolist(), past.titles),
-                    items=lists.merged(ranking, hidden_N, k, diversity),
+                    items=items,
                     unknown_items=past.unknown,
                     model=name,
                     versions=self.versions,
@@ -334,24 +346,25 @@ class Engine:
     def refresh(self) -> None:
         """Take over what any process has added meanwhile; one look at a folder where that is nothing.
 
-        What is damaged is said once, and what was served so far goes on.
+        What is damaged is said once, and what was served so far goes on; at the start that is the bundle alone.
         """
         if self.added is None:
             return
-        newest = self.added.newest()
-        if newest in (self._state.generation, self._refused):
-            return
+        mark = "unreadable"
         try:
-            self._take_over(self.added)
+            mark = self.added.mark()
+            if mark not in (self._state.mark, self._refused):
+                self._take_over(self.added)
+                self._refused = None
         except UserError as error:
-            self._refused = newest
-            log.error("%s", error.what)
+            if mark != self._refused:
+                log.error("%s %s", error.what, error.mend)
+            self._refused = mark
 
     def _take_over(self, added: AddedItems) -> None:
         with self._turn:
             generation = added.load()
-            if generation is not None and generation.number != self._state.generation:
-                self._state = self._grown(generation)
+            self._state = self._base if generation is None else self._grown(generation)
 
     def warm_up(self) -> None:
         """Answer once with every ranker, so that the first user does not pay for lazy initialisation."""
@@ -380,10 +393,9 @@ class Engine:
 
     def _vectors_of(self, items: Sequence[AddedItem]) -> np.ndarray:
         """[X, D] vectors of added items; those that the bundle has trained keep their behaviour."""
-        catalogue = self._state.catalogue
-        places = [catalogue.rows.get(item.item_id) for item in items]
-        known = [row if row is not None and row < catalogue.from_bundle else None for row in places]
-        vectors_XD: np.ndarray = self._reader().vectors([item.content for item in items], known).numpy()
+        known = [self._base.catalogue.rows.get(item.item_id) for item in items]
+        with self._turn:  # recommendations read texts too
+            vectors_XD: np.ndarray = self._reader().vectors([item.content for item in items], known).numpy()
         return vectors_XD
 
     def _grown(self, generation: Generation) -> State:
@@ -392,7 +404,7 @@ class Engine:
 
         from prismrec.models.loading import build_rankers
 
-        old = self._state
+        old = self._base  # not the state of the moment: its additions may have been removed
         assert old.rows is not None
         rows_X: list[int] = []
         changed: list[CatalogueItem] = []
@@ -404,7 +416,9 @@ class Engine:
             changed.append(CatalogueItem(row, item.item_id, item.title, item.categories, True))
         rows = old.rows.grown(torch.tensor(rows_X), torch.from_numpy(generation.vectors_XD), MAX_TEXTS)
         catalogue = old.catalogue.with_items(changed, rows.counts_N[:total])
-        return State(catalogue, build_rankers(self._models, rows, self._folder), rows, generation.number)
+        return State(
+            catalogue, build_rankers(self._models, rows, self._folder), rows, generation.number, generation.mark
+        )
 
     def _past(
         self, state: State, history: Sequence[str | NewItem], timestamps: Sequence[int], events: Sequence[str]
@@ -415,13 +429,15 @@ class Engine:
         kept = [place for place in range(len(history)) if not counted or events[place] in counted]
         unknown = dict.fromkeys(item for item in history if isinstance(item, str) and item not in known)
         guests = self._put_guests(state, dict.fromkeys(item for item in history if not isinstance(item, str)))
-        rows = [known.get(item) if isinstance(item, str) else guests[item] for item in (history[p] for p in kept)]
+        every = [known.get(item) if isinstance(item, str) else guests[item] for item in history]
+        rows = [every[place] for place in kept]
         titles = {row: item.title for item, row in guests.items()}
         times_H = None
         if timestamps:
             times = [timestamps[place] for place, row in zip(kept, rows, strict=True) if row is not None]
             times_H = np.array(times, dtype=np.int64)
-        return Past(np.array([row for row in rows if row is not None], np.int64), times_H, list(unknown), titles)
+        counting = np.array([row for row in rows if row is not None], np.int64)
+        return Past(counting, times_H, [row for row in every if row is not None], list(unknown), titles)
 
     def _put_guests(self, state: State, guests: Iterable[NewItem]) -> dict[NewItem, int]:
         """Write items that came as texts into the spare rows, and return the row of each."""
@@ -440,17 +456,23 @@ class Engine:
         return dict(zip(items, rows, strict=True))
 
     def _rank(
-        self, state: State, name: str, past: Past, num_interests: int | None, now: int | None, novelty: float
+        self,
+        state: State,
+        name: str,
+        past: Past,
+        num_interests: int | None,
+        now: int | None,
+        dials: Mapping[str, float],
     ) -> tuple[InterestRanking, str | None]:
-        """The ranker's answer, and what is to be said of the novelty dial."""
+        """The ranker's answer, and what is to be said of dials (`Knobs`) that it does not have."""
         ranker: Any = state.rankers[name]
         note = None
-        if novelty > 0 and hasattr(ranker, "with_knobs"):
+        if dials and hasattr(ranker, "with_knobs"):
             from prismrec.models.posterior import Knobs
 
-            ranker = ranker.with_knobs(Knobs(novelty=novelty))
-        elif novelty > 0:
-            note = f"The model {name} has no novelty dial."
+            ranker = ranker.with_knobs(Knobs(**dials))
+        elif dials:
+            note = f"The model {name} has no {' or '.join(dials)} dial."
         return ranker.rank(past.rows_H, past.times_H, num_interests, now), note
 
     def _rank_kept(
@@ -468,7 +490,8 @@ class Engine:
         with torch.inference_mode():
             events = one_history(past.rows_H, past.times_H, now)
             # The time of the request enters as the bucket of the time since the last event, and as nothing else.
-            key = f"{ranker.dictionary}/{self.bundle}/{state.generation}/{name}/{int(events.until_E[-1])}"
+            parts = (KEPT_FORMAT, ranker.dictionary, self.bundle, state.mark, name, int(events.until_E[-1]))
+            key = "/".join(map(str, parts))
             found = memory.recall(key)
             self.meter.cache("interests", int(found is not None), int(found is None))
             kept = KeptInterests(**load(found)) if found else ranker.keep(events, KEPT_INTERESTS)
@@ -476,3 +499,10 @@ class Engine:
                 memory.remember(key, save(kept._asdict()))
             shown = num_interests or ranker.shown_interests() or KEPT_INTERESTS
             return strongest_ranking(*ranker.kept_interests(kept), shown)
+
+
+def _cold_note(history: Sequence[str | NewItem], past: Past) -> str:
+    """Why the answer is what is popular."""
+    if not history:
+        return EMPTY_NOTE
+    return UNCOUNTED_NOTE if past.seen else UNKNOWN_NOTE

@@ -34,7 +34,7 @@ PROBES = {
 
 
 def document(operations: Sequence[Operation]) -> bytes:
-    """JSON of OpenAPI 3.1 for the operations, and for the probes that BentoML adds."""
+    """JSON of OpenAPI 3.1 for the operations, for BentoML's probes, and for the metrics."""
     requests = [one.request for one in operations if one.request is not None]
     answers = [one.response for one in operations]
     modes = [*((model, "validation") for model in requests), *((model, "serialization") for model in answers)]

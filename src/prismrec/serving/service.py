@@ -7,14 +7,14 @@ keeps answering from that one when a newer one is stored; PRISMREC_MODEL names a
 
     PRISMREC_MODEL      tag of the bundle to serve
     PRISMREC_WORKERS    processes, 1 by default; each holds the models and fills a core
-    PRISMREC_ITEMS      folder of items that are added, beside the bundle by default
+    PRISMREC_ITEMS      folder of items that are added, $BENTOML_HOME/prismrec-items by default
     PRISMREC_API_KEY    key that requests have to bring in X-API-Key; none by default
     PRISMREC_HISTORY    where users' histories are kept; nowhere by default
     OMP_NUM_THREADS     threads of a worker's computing, 1 by default: scoring one user does not gain from more
 
 Notable: no `@bentoml.api`. BentoML logs a traceback for every invalid request, and its OpenAPI document knows neither
-limits nor examples nor errors; its Starlette does both. The first answer is computed before the service says it is
-ready.
+limits nor examples nor errors; its Starlette does both. BentoML's metrics and access log are off: they hold the paths
+of requests, and with them users' ids. The first answer is computed before the service says it is ready.
 """
 
 import logging
@@ -23,11 +23,15 @@ from pathlib import Path
 
 import bentoml
 from bentoml.exceptions import NotFound
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from prismrec.errors import UserError
 from prismrec.serving import explorer, users
 from prismrec.serving.engine import Engine
 from prismrec.serving.history_store import HistoryStore, open_store
+from prismrec.serving.meter import exposition, prometheus
 from prismrec.serving.operations import ENGINE_OPERATIONS
 from prismrec.serving.switching import Switch, home_folder, pointed_to
 from prismrec.serving.web import ApiKey, application
@@ -35,9 +39,31 @@ from prismrec.serving.web import ApiKey, application
 BUNDLE_ALIAS = "prismrec-bundle"  # as in bentofile.yaml
 MODEL_VARIABLE = "PRISMREC_MODEL"
 BUNDLE_FOLDER = "bundle"  # where in the stored model the bundle lies
-ITEMS_FOLDER = "items"  # beside it
-TRAFFIC = {"timeout": 30}  # how many may wait, the web layer says: BentoML would count bodies on their way too
+ITEMS_FOLDER = "prismrec-items"  # in BentoML's home: in the model store it would belong to one bundle
+KEY_VARIABLE = "PRISMREC_API_KEY"
+TRAFFIC = {"timeout": 60}  # the web layer's limits come first
+OFF = {"enabled": False}
 WORKERS = int(os.environ.get("PRISMREC_WORKERS", "1"))
+
+log = logging.getLogger(__name__)
+
+
+def api_key() -> str:
+    """The key that requests have to bring; empty where none is wanted.
+
+    Raises:
+        UserError: the variable is set, but holds nothing.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    if key is not None and not key.strip():
+        raise UserError(f"{KEY_VARIABLE} is set, but empty.", KEY_VARIABLE, "Give the key, or do not set it.")
+    return key or ""
+
+
+def metrics(_: Request) -> Response:
+    """Of all workers."""
+    content, kind = exposition()
+    return Response(content, media_type=kind)
 
 
 def bundle_folder() -> Path:
@@ -66,12 +92,13 @@ def current() -> "PrismrecService":
 APPLICATION = application(
     lambda: current().switch.engine,
     (*ENGINE_OPERATIONS, *users.operations(lambda: current().history)),
-    explorer.routes(),
+    (*explorer.routes(), Route("/metrics", metrics)),
+    prometheus,
 )
 
 
 @bentoml.asgi_app(APPLICATION)
-@bentoml.service(name="prismrec", workers=WORKERS, traffic=TRAFFIC)
+@bentoml.service(name="prismrec", workers=WORKERS, traffic=TRAFFIC, metrics=OFF, logging={"access": OFF})
 class PrismrecService:
     """Recommendations from raw histories, split into interests."""
 
@@ -81,18 +108,16 @@ class PrismrecService:
     def __init__(self) -> None:
         import torch
 
-        from prismrec.serving.meter import prometheus
-
         _log_to_stderr()
+        log.info("Requests %s", "have to bring the key" if api_key() else f"need no key: {KEY_VARIABLE} is not set")
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        self.meter = prometheus()
         self.history = open_store(os.environ.get("PRISMREC_HISTORY"))
         self.switch = Switch(bundle_folder, self._load)
         self.switch.follow()
 
     def _load(self, folder: Path) -> Engine:
-        items = os.environ.get("PRISMREC_ITEMS") or folder.with_name(ITEMS_FOLDER)
-        engine = Engine.load(folder, Path(items), self.meter)
+        items = os.environ.get("PRISMREC_ITEMS") or home_folder() / ITEMS_FOLDER
+        engine = Engine.load(folder, Path(items), prometheus())
         engine.warm_up()
         return engine
 
@@ -115,6 +140,7 @@ def _log_to_stderr() -> None:
 
 PrismrecService.add_asgi_middleware(  # type: ignore[attr-defined]  # it is a bentoml.Service now
     ApiKey,
-    key=os.environ.get("PRISMREC_API_KEY", ""),
+    key=api_key(),
     open_paths=frozenset(route.path for route in explorer.routes()),
+    meter=prometheus,
 )

@@ -69,7 +69,7 @@ class Switch:
         """Switch to the bundle that should be served, if it is another one."""
         try:
             folder = self._wanted()
-        except UserError as error:
+        except Exception as error:
             self._refuse(error)
             return
         if folder == self._folder:
@@ -77,19 +77,20 @@ class Switch:
         elif folder != self._refused:  # a refused one is not read again every second
             try:
                 engine = self._load(folder)
-            except UserError as error:
+            except Exception as error:  # whatever it is, it would be the same in a second
                 self._refused = folder
                 self._refuse(error)
                 return
             self._folder, self._refused, self._said, self.engine = folder, None, "", engine
             log.info("Now serving bundle %s", engine.bundle)
 
-    def _refuse(self, error: UserError) -> None:
-        """Say it, once."""
-        text = f"The bundle {self.engine.bundle} goes on: {error.what}"
+    def _refuse(self, error: Exception) -> None:
+        """Say it, once; with a traceback where only a bug or a broken disk can be the cause."""
+        what, trace = (error.what, None) if isinstance(error, UserError) else (repr(error), error)
+        text = f"The bundle {self.engine.bundle} goes on: {what}"
         if text != self._said:
             self._said = text
-            log.error("%s", text)
+            log.error("%s", text, exc_info=trace)
 
     def follow(self) -> None:
         """Look once a second from now on, in a thread that ends with the process."""
@@ -102,10 +103,7 @@ class Switch:
 
     def _run(self) -> None:
         while not self._stopped.wait(INTERVAL):
-            try:
-                self.look()
-            except Exception:  # a bug or a broken disk: say it, and go on serving
-                log.exception("Looking for another bundle failed")
+            self.look()
 
 
 def home_folder() -> Path:

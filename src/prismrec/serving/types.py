@@ -28,6 +28,7 @@ MAX_K = 200
 MAX_INTERESTS = 16
 MAX_FOUND = 100
 SHOWN_LENGTH = 60
+ID_KIND, TEXT_KIND = "constrained-str", "TextItem"  # pydantic's names of the two kinds of a history's entries
 RULE = "rule_"  # types of our own errors start so: their texts say everything
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -126,7 +127,9 @@ class RecommendOptions(Request):
         le=MAX_INTERESTS,
         description="Interests at most; the model's own number by default.",
     )
-    exclude_seen: bool = Field(default=True, description="Leave out the items of the history.")
+    exclude_seen: bool = Field(
+        default=True, description="Leave out the items of the history, whatever the kinds of their events."
+    )
     allow: Annotated[list[ItemId], FailFast()] = Field(
         default=[], max_length=MAX_FILTER, description="Only these items may be shown; all if empty."
     )
@@ -150,6 +153,14 @@ class RecommendOptions(Request):
         allow_inf_nan=False,
         description="From 0 on, how much interests that the history does not show gain. Models of dictionary interests "
         "have this dial; the note says where there is none.",
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=0.1,
+        le=10.0,
+        allow_inf_nan=False,
+        description="Above 1 spreads the interests, below 1 sharpens them. The models that have the novelty dial have "
+        "this one.",
     )
     model: str | None = Field(
         default=None,
@@ -211,13 +222,7 @@ class RecommendRequest(RecommendOptions):
 
     @model_validator(mode="after")
     def _few_texts(self) -> Self:
-        texts = {item.content() for item in self.history if isinstance(item, TextItem)}
-        if len(texts) > MAX_TEXTS:
-            raise PydanticCustomError(
-                f"{RULE}texts",
-                "history has {given} different items as texts; at most {most} are allowed, give others by their ids",
-                {"given": len(texts), "most": MAX_TEXTS},
-            )
+        _check_texts("history has", self.texts())
         return self
 
     @model_validator(mode="after")
@@ -234,11 +239,24 @@ class RecommendRequest(RecommendOptions):
             )
         return self
 
+    def texts(self) -> set[NewItem]:
+        """The different items that came as texts."""
+        return {item.content() for item in self.history if isinstance(item, TextItem)}
+
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Engine.recommend`."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         fields["history"] = [item if isinstance(item, str) else item.content() for item in self.history]
         return fields
+
+
+def _check_texts(who: str, texts: set[NewItem]) -> None:
+    if len(texts) > MAX_TEXTS:
+        raise PydanticCustomError(
+            f"{RULE}texts",
+            "{who} {given} different items as texts; at most {most} are allowed, give others by their ids",
+            {"who": who, "given": len(texts), "most": MAX_TEXTS},
+        )
 
 
 class BatchRequest(Request):
@@ -249,8 +267,15 @@ class BatchRequest(Request):
     )
 
     requests: Annotated[list[RecommendRequest], FailFast()] = Field(
-        min_length=1, max_length=MAX_BATCH, description="Each as for POST /recommend."
+        min_length=1,
+        max_length=MAX_BATCH,
+        description=f"Each as for POST /recommend; at most {MAX_TEXTS} different items as texts in all of them.",
     )
+
+    @model_validator(mode="after")
+    def _few_texts(self) -> Self:
+        _check_texts("the requests have", set().union(*(one.texts() for one in self.requests)))
+        return self
 
 
 class SimilarRequest(Request):
@@ -406,7 +431,7 @@ class ModelResponse(Answer):
     items: int
     active_items: int
     added_items: int = Field(description="Items added since the bundle was made.")
-    generation: int = Field(description="How often items were added or changed since then.")
+    generation: int = Field(description="Number of the additions that are served, one more for each; 0: none.")
     texts: bool = Field(description="Whether items may be given by their texts.")
 
 
@@ -451,23 +476,33 @@ def parse_strings(model: type[RequestT], values: dict[str, str | list[str]]) -> 
 
 
 def _refused(error: ValidationError, model: type[Request]) -> Refused:
-    problems = [
-        _explained(dict(problem), model)
-        for problem in error.errors(include_url=False)
-        if not _is_of_the_other_kind(problem["loc"], problem["input"])
-    ]
+    found = error.errors(include_url=False)
+    meant = [problem for problem in found if not _is_of_the_other_kind(problem["loc"], problem["input"])]
+    problems = [_explained(dict(problem), model) for problem in meant or found]
     return Refused(400, "; ".join(problem.msg for problem in problems[:3]), problems=problems)
 
 
 def _is_of_the_other_kind(loc: tuple[int | str, ...], value: Any) -> bool:
     """Whether an entry of a history was meant as an id where this says what a text lacks, or the other way round."""
-    if "constrained-str" in loc:
+    kind = _kind_step(loc)
+    if kind is None:
+        return False
+    if loc[kind] == ID_KIND:
         return isinstance(value, dict)
-    return "TextItem" in loc and loc[-1] == "TextItem" and not isinstance(value, dict)
+    return kind == len(loc) - 1 and not isinstance(value, dict)
+
+
+def _kind_step(loc: tuple[int | str, ...]) -> int | None:
+    """Where pydantic says which kind of entry of a history it means; a client's own keys may be called the same."""
+    for step in range(2, len(loc)):
+        if loc[step - 2] == "history" and isinstance(loc[step - 1], int) and loc[step] in (ID_KIND, TEXT_KIND):
+            return step
+    return None
 
 
 def _explained(problem: dict[str, Any], model: type[Request]) -> Problem:
-    loc = [step for step in problem["loc"] if step not in ("constrained-str", "TextItem")]
+    kind = _kind_step(problem["loc"])
+    loc = [step for place, step in enumerate(problem["loc"]) if place != kind]
     value, message = problem["input"], str(problem["msg"])
     where = ".".join(str(step) for step in loc) or "the body"
     if problem["type"].startswith(RULE):

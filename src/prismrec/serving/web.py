@@ -4,7 +4,8 @@
 
 Notable, all our choices:
 - Everything that costs time runs in one thread beside the event loop, one request at a time: a core is full with one.
-  Probes and metrics are answered meanwhile.
+  Probes and metrics are answered meanwhile. Who waited too long is not computed any more; who is being computed keeps
+  the thread until that ends, though a 504 was sent long ago.
 - Nothing is parsed before the key and the size of the body are right. A body has `BODY_SECONDS` to arrive.
 - Whatever a client calls its body, it is read as JSON: `curl -d` just works, and no form or pickle is ever parsed.
 - A refusal is one line in the log, and names no path of this machine. What only a bug can cause is logged with its
@@ -19,11 +20,10 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
-import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -32,16 +32,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prismrec.errors import UserError
 from prismrec.serving.engine import Engine, NoTexts, NotHere, UnknownModel
+from prismrec.serving.meter import Meter
 from prismrec.serving.openapi import document
 from prismrec.serving.operations import Operation
 from prismrec.serving.types import Refused, parse, parse_strings
 
 MAX_BODY = 8 * 2**20  # bytes; the largest sensible request has 10,000 ids and 100 texts
 BODY_SECONDS = 10.0
+ANSWER_SECONDS = 30.0  # from the whole body on, the wait for others included
 MAX_WAITING = 64  # whole requests; bodies that are still on their way keep nobody out
 KEY_HEADER = b"x-api-key"
 PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 OPENAPI_PATH = "/docs.json"
+ANY_PATH = "*"  # in the meter: a path that nobody checked is no label
 JSON = "application/json"
 INTERNAL = "Something went wrong here; the server's log says what."
 
@@ -53,19 +56,46 @@ class _Answered(NamedTuple):
     body: bytes
 
 
+class _Turns:
+    """The one thread, and who waits for it."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "prismrec-answers")
+        self._pending = 0
+
+    async def run(self, work: Callable[[], _Answered]) -> _Answered:
+        """Do the work when it is our turn.
+
+        Raises:
+            Refused: 429, too many are waiting; 504, it took too long.
+        """
+        if self._pending > MAX_WAITING:  # one of them is at work
+            raise Refused(429, "Too many requests are waiting; try again in a moment.")
+        self._pending += 1
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):  # takes work back that has not begun
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TimeoutError:
+            raise Refused(504, f"There was no answer within {ANSWER_SECONDS:.0f} seconds.") from None
+        finally:
+            self._pending -= 1
+
+
 def application(
     engine: Callable[[], Engine],
     operations: Sequence[Operation],
     routes: Sequence[BaseRoute] = (),
+    meter: Callable[[], Meter] = Meter,
 ) -> Starlette:
     """The service's routes, and the OpenAPI document of them.
 
     Args:
-        engine: gives the engine of the moment, whose meter counts the requests.
+        engine: gives the engine of the moment.
         operations: what can be asked.
         routes: anything else, such as the explorer page.
+        meter: gives what counts the requests, refused ones too.
     """
-    limiter = anyio.CapacityLimiter(1)
+    turns = _Turns()
     openapi = document(operations)
 
     async def describe(_: Request) -> Response:
@@ -75,7 +105,7 @@ def application(
     for one in operations:
         by_path[one.path][one.method] = one
     typed = [
-        Route(path, partial(_endpoint, methods, engine, limiter), methods=list(methods))
+        Route(path, partial(_endpoint, methods, engine, meter, turns), methods=list(methods))
         for path, methods in by_path.items()
     ]
     return Starlette(routes=[*typed, Route(OPENAPI_PATH, describe), *routes])
@@ -84,21 +114,21 @@ def application(
 async def _endpoint(
     methods: Mapping[str, Operation],
     engine: Callable[[], Engine],
-    limiter: anyio.CapacityLimiter,
+    meter: Callable[[], Meter],
+    turns: _Turns,
     request: Request,
 ) -> Response:
     operation = methods["GET" if request.method == "HEAD" else request.method]
+    started = time.perf_counter()
     try:
         body = await _body(request) if operation.method == "POST" else b""
+        started = time.perf_counter()
+        answered = await turns.run(partial(_answer, operation, engine, request, body))
     except Refused as refused:
-        return _response(_told(operation, refused))
+        answered = _told(operation, refused)
     except ClientDisconnect:
-        return Response(status_code=400)  # nobody is there to read it
-    if limiter.statistics().tasks_waiting >= MAX_WAITING:
-        return _response(_told(operation, Refused(429, "Too many requests are waiting; try again in a moment.")))
-    started = time.perf_counter()
-    answered = await anyio.to_thread.run_sync(_answer, operation, engine, request, body, limiter=limiter)
-    engine().meter.request(operation.path, answered.status, time.perf_counter() - started)
+        answered = _Answered(400, b"")  # nobody is there to read it
+    meter().request(operation.path, answered.status, time.perf_counter() - started)
     return _response(answered)
 
 
@@ -180,10 +210,17 @@ class ApiKey:
     Args:
         key: none is wanted if empty.
         open_paths: the explorer page's, which hold no data.
+        meter: gives what counts those that are sent away.
     """
 
-    def __init__(self, app: ASGIApp, key: str = "", open_paths: frozenset[str] = frozenset()) -> None:
-        self.app, self._key, self._open = app, key.encode(), PROBES | open_paths
+    def __init__(
+        self,
+        app: ASGIApp,
+        key: str = "",
+        open_paths: frozenset[str] = frozenset(),
+        meter: Callable[[], Meter] = Meter,
+    ) -> None:
+        self.app, self._key, self._open, self._meter = app, key.encode(), PROBES | open_paths, meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
@@ -191,6 +228,8 @@ class ApiKey:
             given = next((value for name, value in scope["headers"] if name == KEY_HEADER), b"")
             if not hmac.compare_digest(given, self._key):
                 content = Refused(401, "This service wants a key: send it in the header X-API-Key.").content
+                log.info("A request was refused: 401 %s", "another key" if given else "no key")
+                self._meter().request(ANY_PATH, 401, 0.0)
                 response = Response(content.model_dump_json(), 401, {"WWW-Authenticate": "ApiKey"}, JSON)
                 await response(scope, receive, send)
                 return
