@@ -51,6 +51,7 @@ MODELS = (
 # Rows that one node of a stage trains.
 NODES = {
     "sasrec": ("evaluation", "train_sasrec"),
+    "sasrec_transitions": ("evaluation", "train_sasrec"),  # its merge takes seconds
     "comirec": ("evaluation", "train_comirec"),
     "linear_transitions": ("llm_recommender", "fit_merge"),
 }
@@ -61,21 +62,27 @@ NODES = {
 TUNED: dict[str, dict[str, tuple[int, int]]] = {
     "ml1m": {
         "sasrec": (2, 2700),
+        "sasrec_transitions": (17, 2700),
         "comirec": (1, 1200),
         "lightweight_encoder": (3, 1200),
         "llm_recommender": (3, 2400),
         "linear_transitions": (15, 150),
         "hymirec": (18, 2400),
         "gemirec": (2, 3600),
+        "prismrec": (2, 3600),
+        "plain_ensemble": (2, 3600),
     },
     "beauty": {
         "sasrec": (17, 1200),
+        "sasrec_transitions": (27, 1200),
         "comirec": (2, 1200),
         "lightweight_encoder": (9, 1200),
         "llm_recommender": (3, 2400),
         "linear_transitions": (10, 300),
         "hymirec": (13, 2400),
         "gemirec": (2, 3600),
+        "prismrec": (2, 3600),
+        "plain_ensemble": (2, 3600),
     },
 }
 TRAINED = "prismrec: training events; baselines that are counted: everything before the target"

@@ -241,7 +241,7 @@ def test_an_item_map_made_anew_is_not_comparable(bundle: Path) -> None:
     [
         "prismrec.evaluation.promotion.load_rankers",
         "prismrec.models.rankers.RecommenderRanker.scores",
-        "prismrec.models.gemirec.GemiRecRanker.interests",
+        "prismrec.models.gemirec.GemiRecRanker.cells_and_scores",
     ],
 )
 def test_models_that_this_version_cannot_use_are_a_reason_too(

@@ -27,14 +27,14 @@ OURS = {
     "linear_transitions": "linear transitions",
     "hymirec": "HyMiRec",
     "gemirec": "GemiRec",
-    "prismrec": "prismrec (HyMiRec and GemiRec)",
-    "plain_ensemble": "HyMiRec and GemiRec, equal weights",
+    "prismrec": "prismrec",
+    "plain_ensemble": "plain ensemble",
 }
 
 BASELINES = {
     "sasrec": "SASRec",
     "comirec": "ComiRec-SA",
-    "sasrec_transitions": "SASRec, merged with linear transitions",
+    "sasrec_transitions": "SASRec + transitions",
 }
 
 
