@@ -3,17 +3,19 @@
     python scripts/figures.py demo ml1m beauty
 
 A data set is the environment that ran it; `demo` is the base environment. Its last evaluation is what is written, so
-no figure is copied by hand. Data sets that are not named keep what stands there.
+no figure is copied by hand. Data sets that are not named keep what stands there. An evaluation of a final fit, or under
+multi-target users, goes to sections of its own, on the page alone.
 """
 
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prismrec.commands.report import latest_metrics, latest_runs
+from prismrec.evaluation.page_sections import metric_name
 from prismrec.evaluation.report import as_table
 from prismrec.evaluation.rows import TIME_FREE_SUFFIX, TIMES, clear_best, interval_of, number, rows_of, span
 from prismrec.pipeline_registry import STAGES
@@ -22,6 +24,7 @@ PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
 PAGE = PROJECT / "docs" / "reference" / "figures.md"
 METRICS = ("hr@10", "ndcg@10", "hr@50")
+USERS_METRICS = ("recall@20", "recall@50", "ndcg@50", "hr@50", "effective_rank")  # under multi-target users
 # Nodes that stand apart in the table of costs: they take most of their stage's time.
 APART = {
     "llm_recommender": {"train_recommender": "training", "fit_merge": "transitions and merge"},
@@ -69,7 +72,14 @@ def verdict(report: Mapping[str, Any]) -> str:
     return f"{found['candidate']} is the candidate, {'promoted' if found['promoted'] else 'not promoted'}."
 
 
-def short(report: Mapping[str, Any]) -> str:
+def section(report: Mapping[str, Any]) -> str:
+    """Where an evaluation's figures go."""
+    if report["protocol"]["name"] == "multi_target_users":
+        return "users"
+    return "final" if report.get("final_fit") else "figures"
+
+
+def short(report: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> str:
     """A few figures of every row, time-free and time-aware ones apart."""
     lines = []
     for time, heading in TIMES.items():
@@ -78,13 +88,13 @@ def short(report: Mapping[str, Any]) -> str:
             "",
             f"*{heading}*",
             "",
-            f"| model | {' | '.join(m.upper() for m in METRICS)} |",
-            "|---|" + "---|" * len(METRICS),
+            f"| model | {' | '.join(metric_name(m) for m in metrics)} |",
+            "|---|" + "---|" * len(metrics),
         ]
         best = clear_best(report, names)
         for name in names:
             label = name.removesuffix(TIME_FREE_SUFFIX)
-            cells = [cell(report, name, metric) for metric in METRICS]
+            cells = [cell(report, name, metric) for metric in metrics]
             lines.append(f"| {f'**{label}**' if name == best else label} | {' | '.join(cells)} |")
     return "\n".join(lines[1:])
 
@@ -116,12 +126,20 @@ def main() -> None:
     page, readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
     for data in parser.parse_args().data:
         report = json.loads(latest_metrics(environment(data)))
+        name = f"{section(report)}:{data}"
+        if section(report) == "users":
+            facts = f"{report['cases']['test']['users']:,} users, split `{report['split_hash'][:12]}`"
+            page = filled(page, name, f"{facts}, seed {report['seed']}.\n\n{short(report, USERS_METRICS)}")
+            continue
+        page = filled(page, name, figures(report))
+        if section(report) == "final":
+            continue
         cost = [
             "| stage | time and peak memory |",
             "|---|---|",
             *(f"| {a} | {b} |" for a, b in costs(latest_runs(environment(data)))),
         ]
-        page = filled(filled(page, f"figures:{data}", figures(report)), f"costs:{data}", "\n".join(cost))
+        page = filled(page, f"costs:{data}", "\n".join(cost))
         readme = filled(readme, f"figures:{data}", short(report))
     PAGE.write_text(page, encoding="utf-8")
     README.write_text(readme, encoding="utf-8")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from prismrec.errors import ParameterError
 from prismrec.parameters import stage_model
-from prismrec.pipeline_registry import DEFAULT, STAGES
+from prismrec.pipeline_registry import DEFAULT, FINAL_FIT, STAGES
 
 BASE = "base"
 LOCAL = "local"
@@ -91,11 +91,11 @@ def check_pipelines(names: Iterable[str]) -> None:
         ParameterError: at the first that does not; lists those that do, in order.
     """
     for name in names:
-        if name not in (*STAGES, DEFAULT):
+        if name not in (*STAGES, DEFAULT, FINAL_FIT):
             raise ParameterError(
-                f"There is no pipeline {name!r}.{suggestion(name, STAGES)}",
+                f"There is no pipeline {name!r}.{suggestion(name, (*STAGES, FINAL_FIT))}",
                 "--pipelines",
-                f"The stages, in order: {', '.join(STAGES)}",
+                f"The stages, in order: {', '.join(STAGES)}; all of them again: {FINAL_FIT}",
             )
 
 

@@ -24,6 +24,7 @@ from prismrec.hooks import stage_of
 from prismrec.kedro_datasets import ArtefactDataset
 from prismrec.parameters import stage_model
 from prismrec.pipeline_registry import DEFAULT, STAGES, register_pipelines
+from prismrec.pipelines.choices import PREVIOUS_CHOICES
 from prismrec.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -145,8 +146,9 @@ def test_every_entry_is_ours_versioned_and_in_its_layers_folder(environment: str
 def test_previous_entries_share_the_files_of_what_they_feed_back_from() -> None:
     entries = catalog()
     nullable = {name for name, entry in entries.items() if entry.get("nullable")} - ASKED
-    assert nullable == {name for name in entries if name.startswith("previous_")}
-    for name in nullable:
+    previous = {name for name in entries if name.startswith("previous_")}
+    assert nullable == previous - {PREVIOUS_CHOICES}  # a final fit without them is refused before it begins
+    for name in previous:
         current = entries[name.removeprefix("previous_")]
         assert entries[name]["filepath"] == current["filepath"]
         # Any entry may be read as a folder, as the parent dictionary is: its vectors lie beside the model's own files.
@@ -159,7 +161,7 @@ def test_entries_stand_in_the_file_of_the_stage_that_writes_them(pipelines: dict
         written = {name for name in declared - ASKED - CHECKPOINTS if not name.startswith("previous_")}
         assert written <= pipeline.all_outputs(), stage
         assert f"{stage}_metrics" in written
-        assert declared - written <= pipeline.inputs(), stage
+        assert declared - written - {PREVIOUS_CHOICES} <= pipeline.inputs(), stage
 
 
 def test_nothing_falls_through_to_memory_between_stages(pipelines: dict[str, Pipeline]) -> None:

@@ -75,6 +75,32 @@ def test_parts_never_overlap_and_targets_have_a_history(
         assert part["targets"] >= part["users"]
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(PROTOCOLS), st.sampled_from([0.1, 0.3]))
+def test_a_final_fit_trains_on_validation_and_tests_the_same(seed: int, protocol: str, holdout: float) -> None:
+    rows = world(40, seed)
+    parameters = sequence_parameters(
+        min_item_events=1, min_user_events=3, repeats="keep", protocol=protocol, holdout_share=holdout
+    )
+    try:
+        plain, final = (
+            build_sequences(events(*rows), items(*"abcdefgh"), None, None, parameters, final) for final in (False, True)
+        )
+    except DataRejected:
+        assume(False)
+    test = [schema.TEST_START, schema.TEST_END]
+    assert final.splits.select(test).equals(plain.splits.select(test))
+    for (_, train, start, end, *_), (_, train_too, start_too, end_too, test_start, test_end) in zip(
+        plain.splits.rows(), final.splits.rows(), strict=True
+    ):
+        assert start_too == end_too, "something validates"
+        assert train_too == (end if end > start else train)
+        assert test_end == test_start or train_too <= test_start, "a test target trains"
+    assert final.metrics["split_hash"] != plain.metrics["split_hash"]
+    assert final.metrics["cases"]["test"] == plain.metrics["cases"]["test"]
+    assert final.metrics["cases"]["validation"]["users"] == 0
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from(PROTOCOLS), st.randoms(use_true_random=False))
 def test_the_split_does_not_depend_on_the_order_of_rows(seed: int, protocol: str, shuffler: Any) -> None:

@@ -91,6 +91,30 @@ def test_a_run_that_beats_nobody_keeps_the_incumbent_packaged(workspaces: list[P
     assert first == second
 
 
+def test_a_final_fit_trains_on_validation_too_with_what_was_chosen(workspaces: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(workspaces[0] / "demo", tmp_path / "demo")
+    before = json.loads(prismrec(tmp_path, "report", "--json").stdout)
+    done = prismrec(tmp_path, "run", "--pipelines", "final_fit", "--params", SMALL, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(prismrec(tmp_path, "report", "--json").stdout)
+    assert after["final_fit"]
+    assert not before["final_fit"]
+    assert after["cases"] == before["cases"]
+    assert after["split_hash"] != before["split_hash"]
+    for name in ("hymirec", "sasrec", "decayed_markov"):
+        old, new = before["models"][name], after["models"][name]
+        assert new["validation_ndcg@10"] == old["validation_ndcg@10"]
+        assert (new["ndcg@10"] == old["ndcg@10"]) == (name == "decayed_markov"), "counted events were counted before"
+    card = max((tmp_path / "demo/07_model_output/model_card.md").glob("2*")) / "model_card.md"
+    assert "Final fit" in card.read_text()
+    message = failure(prismrec(tmp_path, "run", "--pipelines", "lightweight_encoder", "--params", SMALL))
+    assert "final_fit" in message
+
+
+def test_a_final_fit_needs_a_run_that_chose(tmp_path: Path) -> None:
+    assert "previous_choices" in failure(prismrec(tmp_path, "run", "--pipelines", "final_fit"))
+
+
 def failure(done: subprocess.CompletedProcess[str]) -> str:
     """The message of a run that failed as it should: no traceback, exit code 1 or 2."""
     assert done.returncode in (1, 2), done.stdout + done.stderr

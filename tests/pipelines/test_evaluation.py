@@ -129,7 +129,7 @@ def test_comirec_may_have_a_weight_decay_of_its_own(
         }
     )  # fmt: skip
     seen = []
-    monkeypatch.setattr(nodes, "_train_baseline", lambda *arguments: seen.append(arguments[-2]))
+    monkeypatch.setattr(nodes, "_train_baseline", lambda *arguments: seen.append(arguments[-3]))
     frame = pl.DataFrame({"item_id": ["a"]})
     nodes.train_sasrec(frame, frame, frame, parameters)
     nodes.train_comirec(frame, frame, frame, parameters)

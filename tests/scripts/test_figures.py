@@ -35,3 +35,13 @@ def test_both_tables_hold_all_rows() -> None:
     for text in (SCRIPT["figures"](report), SCRIPT["short"](report)):
         for name in report["models"]:
             assert name.removesuffix("_time_free") in text
+
+
+def test_final_fits_and_held_out_users_go_elsewhere() -> None:
+    """Figures of models that have trained on validation events never stand where chosen ones are expected."""
+    report = report_fixture()
+    assert SCRIPT["section"](report) == "figures"
+    assert SCRIPT["section"]({**report, "final_fit": True}) == "final"
+    users = {**report, "protocol": {**report["protocol"], "name": "multi_target_users"}}
+    assert SCRIPT["section"](users) == "users"
+    assert "Recall@50" in SCRIPT["short"](users, SCRIPT["USERS_METRICS"])

@@ -88,6 +88,23 @@ def test_a_later_epoch_that_diverges_is_not_the_best() -> None:
     assert torch.equal(task.linear.weight, task.weights[0])
 
 
+def test_a_settled_number_of_epochs_is_trained_unseen() -> None:
+    """The rates are those of the full schedule's first epochs, and validation is never asked."""
+    full, short = Regression([0.1, 0.2, 0.3, 0.4]), Regression()
+    fit(full, training(epochs=4, patience=1), seed=0)
+    curve = fit(short, training(epochs=4, patience=1), seed=0, epochs=3)
+    assert [record.validation for record in curve] == [{}] * 3
+    assert not short.weights
+    assert torch.equal(short.linear.weight, full.weights[2])
+    assert not short.module.training
+
+
+def test_a_settled_training_that_diverges_says_so() -> None:
+    task = Regression(factor=math.nan)
+    with pytest.raises(UserError, match="diverged"):
+        fit(task, training(epochs=3), seed=0, epochs=2)
+
+
 def test_training_that_diverges_at_once_says_so() -> None:
     """The person can mend it: a smaller learning rate. No weights of a diverged model are handed on."""
     with pytest.raises(UserError):

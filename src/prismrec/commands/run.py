@@ -28,6 +28,7 @@ Examples:
   kedro run --env ml1m                       … on MovieLens-1M
   kedro run --pipelines codebook             one stage, on what the earlier ones wrote
   kedro run --params codebook.layers=3       change a parameter for this run
+  kedro run --pipelines final_fit            after a whole run: all stages again, trained on its validation events too
   kedro run --only-missing-outputs           skip what has outputs already, whatever made them
 \b
 The stages, in order: data_validation, sequence_building, lightweight_encoder, codebook,

@@ -63,6 +63,7 @@ def build_sequences(
     previous_item_map: pl.DataFrame | None,
     previous_user_map: pl.DataFrame | None,
     parameters: SequenceBuildingParameters,
+    final: bool = False,
 ) -> Sequences:
     """Build maps, histories and splits.
 
@@ -72,6 +73,7 @@ def build_sequences(
         previous_item_map: the item map of the workspace's last run, if any.
         previous_user_map: its user map, if any.
         parameters: which events count, k-core, repeats and protocol.
+        final: train on the validation events too; nothing validates.
 
     Raises:
         DataRejected: no user is left, at all or to validate or test with.
@@ -87,7 +89,7 @@ def build_sequences(
     item_map = make_item_map(item_ids, previous_item_map, items, _occurs(core.items_E, len(item_ids)))
     user_map = make_user_map(user_ids, _occurs(core.users_E, len(user_ids)))
     histories = gather_histories(core)
-    splits = make_splits(histories, user_map, parameters)
+    splits = make_splits(histories, user_map, parameters, final)
     metrics = {
         **counts,
         **_sizes(core, item_map, user_map),
@@ -98,7 +100,8 @@ def build_sequences(
         "core": parameters.core,
         "repeats": parameters.repeats,
         "tie_rule": EVENT_ORDER,
-        "protocol": describe(histories, parameters),
+        "protocol": describe(histories, parameters, final),
+        "final_fit": final,
         "cases": count_cases(histories, splits),
         "split_hash": split_hash(histories, splits, item_map, user_map),
     }

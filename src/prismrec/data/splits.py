@@ -9,6 +9,8 @@ Cut points, not copies: histories are stored once, and a split is five positions
 [start, end); an empty range is no case; all events before `start` are the history. The split's hash is taken over user
 ids, item ids and cut points, so that it names the cases themselves, whatever indices an append-only map gave them.
 
+For a *final fit* the validation targets train too, and nothing validates; the test cases are the same.
+
 Our choices: B draws users by a hash of seed and user id, so that a user stays where it is when others come or go, and
 the shares hold on average; C puts events at the very time of a cut after it.
 """
@@ -36,10 +38,19 @@ CUT_POINTS = (
 WHOLE = 1e-9  # so that 80 % of 5 events are 4, whatever the rounding
 EVENT_ORDER = "timestamp, then row of the source file"
 HASHED_EVENTS = 2_000_000  # events whose ids are held as text at once
+FINAL = (
+    "Final fit: the validation events train too, for every row; epochs, weights of merges and the validation figures "
+    "are those of the run before, which had not seen them."
+)
 
 
-def make_splits(histories: Histories, user_map: pl.DataFrame, parameters: SequenceBuildingParameters) -> pl.DataFrame:
+def make_splits(
+    histories: Histories, user_map: pl.DataFrame, parameters: SequenceBuildingParameters, final: bool = False
+) -> pl.DataFrame:
     """The `splits` table under the chosen protocol, one row a user of `histories`.
+
+    Args:
+        final: train on the validation targets too, and on the history before them.
 
     Raises:
         DataRejected: validation or test has no target.
@@ -60,7 +71,14 @@ def make_splits(histories: Histories, user_map: pl.DataFrame, parameters: Sequen
                 f"protocol {parameters.protocol}, {len(histories):,} users",
                 "raise holdout_share in parameters_sequence_building.yml, or take leave_one_out",
             )
-    return splits
+    return _final(splits) if final else splits
+
+
+def _final(splits: pl.DataFrame) -> pl.DataFrame:
+    """All events before the end of the validation targets train, where there are any; nothing validates."""
+    start, end = pl.col(schema.VALIDATION_START), pl.col(schema.VALIDATION_END)
+    train_end = pl.when(end > start).then(end).otherwise(schema.TRAIN_END).alias(schema.TRAIN_END)
+    return splits.with_columns(train_end, end.alias(schema.VALIDATION_START)).pipe(schema.conform, schema.SPLITS)
 
 
 def leave_one_out(histories: Histories) -> pl.DataFrame:
@@ -165,7 +183,7 @@ def count_cases(histories: Histories, splits: pl.DataFrame) -> dict[str, dict[st
     return counted
 
 
-def describe(histories: Histories, parameters: SequenceBuildingParameters) -> dict[str, Any]:
+def describe(histories: Histories, parameters: SequenceBuildingParameters, final: bool = False) -> dict[str, Any]:
     """The protocol in words: its name, what it does, and its rules on ties, repeats and time."""
     held, aimed = f"{100 * parameters.holdout_share:g} %", f"{100 * parameters.target_share:g} %"
     ties = f"Events of one user are ordered by {EVENT_ORDER}."
@@ -194,7 +212,7 @@ def describe(histories: Histories, parameters: SequenceBuildingParameters) -> di
     }[parameters.repeats]
     return {
         "name": parameters.protocol,
-        "description": description,
+        "description": f"{description} {FINAL}" if final else description,
         "ties": ties,
         "repeats": repeats,
         "time": time,

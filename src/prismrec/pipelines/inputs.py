@@ -1,7 +1,7 @@
 """Catalog tables as the models' inputs; what several stages' nodes share."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import polars as pl
 
 from prismrec.data.histories import Histories, SplitPoints
 from prismrec.data.schema import ACTIVE
+from prismrec.errors import UserError
 
 if TYPE_CHECKING:
     from prismrec.models.events import EventTable
@@ -34,11 +35,22 @@ def training_data(
     recommendable_N: np.ndarray,
     training: "TrainingParameters",
     seed: int,
+    choices: Mapping[str, Any] | None = None,
 ) -> "TrainingData":
-    """Events and cut points, for the training tasks."""
+    """Events and cut points, for the training tasks.
+
+    Raises:
+        UserError: there are no validation targets, and no choices that do without them.
+    """
     from prismrec.training.sequences import TrainingData
 
     points = SplitPoints.from_frame(splits)
+    if choices is None and not (points.validation_end_U > points.validation_start_U).any():
+        raise UserError(
+            "The split is a final fit's: its validation events train, so there is nothing to validate on.",
+            "splits",
+            "Go on with the final fit (kedro run --pipelines final_fit), or begin anew (kedro run).",
+        )
     return TrainingData(
         event_table(histories),
         points.train_end_U,
@@ -62,7 +74,12 @@ def bar(description: str) -> Any:
 
 
 def training_summary(prefix: str, curve: list[Any]) -> dict[str, Any]:
-    """The best epoch of a training curve as metrics; no wall time, which would differ from run to run."""
+    """The best epoch of a training curve as metrics; no wall time, which would differ from run to run.
+
+    Where nothing was validated (a final fit) the best is the last.
+    """
+    if not curve[-1].validation:
+        return {f"{prefix}best_epoch": curve[-1].epoch, f"{prefix}epochs": len(curve)}
     best = max(curve, key=lambda record: record.validation["ndcg@10"])
     summary = {f"{prefix}validation_{name}": value for name, value in best.validation.items()}
     return {**summary, f"{prefix}best_epoch": best.epoch, f"{prefix}epochs": len(curve)}

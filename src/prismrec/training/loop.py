@@ -1,7 +1,8 @@
 """The one training loop: every model that learns by gradient steps is a `Task` run by `fit`.
 
 AdamW with warm-up and cosine decay, gradient clipping, bf16 autocast where asked for, validation after every epoch;
-the weights of the best epoch are kept, and training stops when `patience` epochs bring nothing better.
+the weights of the best epoch are kept, and training stops when `patience` epochs bring nothing better. Where an earlier
+training has settled how many epochs are best (a final fit), so many are trained, and nothing is validated.
 
 Notable:
 - *One code path for one device and for many.* A batch is cut into shares of users: one for every process, and again
@@ -171,27 +172,31 @@ def repeatable() -> Iterator[None]:
 
 
 @repeatable()
-def fit(task: Task, schedule: TrainingParameters, seed: int, checkpoints: Path | None = None) -> list[EpochRecord]:
+def fit(
+    task: Task, schedule: TrainingParameters, seed: int, checkpoints: Path | None = None, epochs: int | None = None
+) -> list[EpochRecord]:
     """Train `task.module` in place; it ends with the weights of the best epoch, in evaluation mode, on the CPU.
 
     Args:
         checkpoints: folder in which the training keeps its state, in a folder named after the task, to be resumed
             from; the caller removes it once the weights are saved. None: nothing is kept.
+        epochs: train exactly so many, at the learning rates of `schedule`'s first ones, and validate none; the weights
+            are those of the last. None: validation picks the epoch.
 
     Returns:
         One record an epoch, the last one possibly short of `schedule.epochs` (early stopping).
 
     Raises:
-        UserError: no epoch gave a validation figure.
+        UserError: no epoch gave a validation figure, or none of a settled number a finite loss.
     """
     keep_freed_memory()
     accelerator = _accelerator(schedule)
     keeper = None
     if checkpoints is not None and schedule.checkpoint_seconds > 0:
-        keeper = _checkpoint(checkpoints, task, schedule, seed, accelerator)
+        keeper = _checkpoint(checkpoints, task, schedule, seed, accelerator, epochs)
     held.place(task, accelerator.device)
     try:
-        training = _Training(task, schedule, seed, accelerator, keeper)
+        training = _Training(task, schedule, seed, accelerator, keeper, epochs)
         training.resume()
         training.run()
         training.print_speed()
@@ -224,9 +229,11 @@ def _accelerator(schedule: TrainingParameters) -> Any:
     return accelerator
 
 
-def _checkpoint(folder: Path, task: Task, schedule: TrainingParameters, seed: int, accelerator: Any) -> Checkpoint:
+def _checkpoint(
+    folder: Path, task: Task, schedule: TrainingParameters, seed: int, accelerator: Any, epochs: int | None
+) -> Checkpoint:
     """The checkpoint of this very training; how often it saves, and what the machine is called, do not matter."""
-    settings = schedule.model_dump(exclude={"checkpoint_seconds", "device"})
+    settings = {**schedule.model_dump(exclude={"checkpoint_seconds", "device"}), "settled_epochs": epochs}
     machine = [accelerator.device.type, accelerator.num_processes]
     versions = [torch.__version__, prismrec.__version__]
     identity = held.digest(task.name, [*settings.items()], seed, machine, versions, task)
@@ -237,9 +244,15 @@ class _Training:
     """A training under way."""
 
     def __init__(
-        self, task: Task, schedule: TrainingParameters, seed: int, accelerator: Any, keeper: Checkpoint | None
+        self,
+        task: Task,
+        schedule: TrainingParameters,
+        seed: int,
+        accelerator: Any,
+        keeper: Checkpoint | None,
+        epochs: int | None,
     ) -> None:
-        self.task, self.schedule, self.seed = task, schedule, seed
+        self.task, self.schedule, self.seed, self.settled = task, schedule, seed, epochs
         self.accelerator, self.keeper = accelerator, keeper
         self.module, self.device = task.module, accelerator.device
         self.optimizer = accelerator.prepare(_optimizer(self.module, schedule))
@@ -256,6 +269,8 @@ class _Training:
     def finished(self) -> bool:
         """Whether all epochs are done, or `patience` of them brought nothing better."""
         done = self.progress.epoch - 1
+        if self.settled is not None:
+            return done >= self.settled
         waited = done - self.progress.best_epoch
         return done >= self.schedule.epochs or (done > 0 and waited >= self.schedule.patience)
 
@@ -274,7 +289,7 @@ class _Training:
             if self.keeper is not None and self.accelerator.is_main_process:
                 self.keeper.clear()
             raise UserError(
-                f"Training of the {self.task.name} diverged: no epoch gave a validation figure.",
+                f"Training of the {self.task.name} diverged: no epoch gave a figure to go by.",
                 f"training of {self.task.name}",
                 "Lower its learning_rate.",
             )
@@ -353,15 +368,18 @@ class _Training:
         progress = self.progress
         self.module.eval()
         found: list[dict[str, float]] = [{}]
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self.settled is None:
             with torch.inference_mode():
                 found = [self.task.validate()]
         validation = broadcast_object_list(found)[0]
         means = {name: float(value) / len(self.batches) for name, value in progress.sums.items()}
         seconds = time.perf_counter() - started
-        progress.curve.append(EpochRecord(progress.epoch, means.pop("loss"), means, validation, seconds))
-        if validation[SELECTION_METRIC] > progress.best:
-            progress.best, progress.best_epoch = validation[SELECTION_METRIC], progress.epoch
+        loss = means.pop("loss")
+        progress.curve.append(EpochRecord(progress.epoch, loss, means, validation, seconds))
+        # Of a settled number of epochs the last one is the best, unless its loss is no number.
+        figure = validation[SELECTION_METRIC] if self.settled is None else progress.epoch + 0.0 * loss
+        if figure > progress.best:
+            progress.best, progress.best_epoch = figure, progress.epoch
             self.best_weights = _snapshot(self.module)
         progress.epoch, progress.batch, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
         self.epoch_start = self.rng.bit_generator.state

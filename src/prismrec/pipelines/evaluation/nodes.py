@@ -1,7 +1,7 @@
 """Nodes of `evaluation`; models, training and metrics are imported when a node runs.
 
 What is counted (the heuristics, linear transitions) counts every event before a user's target; what is trained by
-gradient steps has seen the training events alone.
+gradient steps has seen the training events alone; in a final fit these hold the validation events too.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from prismrec.data.histories import Histories, SplitPoints
 from prismrec.data.schema import CATEGORIES
 from prismrec.errors import UserError
 from prismrec.parameters.evaluation import EvaluationParameters
+from prismrec.pipelines.choices import settled_epochs, settled_merge
 from prismrec.pipelines.inputs import active_items, bar, event_table, training_data
 from prismrec.pipelines.interest_dictionary.nodes import gemirec_ranker
 from prismrec.pipelines.llm_recommender.nodes import merge_members, recommender_ranker
@@ -44,6 +45,7 @@ def train_sasrec(
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
     checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The single-vector baseline and its training curve."""
     from prismrec.models.sasrec import SASRec, SASRecConfig
@@ -53,7 +55,7 @@ def train_sasrec(
     sizes = SASRecConfig(
         len(item_map), settings.dim, settings.layers, settings.heads, settings.length, settings.dropout
     )
-    return _train_baseline(SASRec, sizes, SASRecTask, item_map, histories, splits, parameters, checkpoints)
+    return _train_baseline(SASRec, sizes, SASRecTask, item_map, histories, splits, parameters, checkpoints, choices)
 
 
 def train_comirec(
@@ -62,6 +64,7 @@ def train_comirec(
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
     checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The multi-interest baseline and its training curve."""
     from prismrec.models.comirec import ComiRec, ComiRecConfig
@@ -73,7 +76,7 @@ def train_comirec(
         settings = settings.model_copy(update={"training": training})
         parameters = parameters.model_copy(update={"baselines": settings})
     sizes = ComiRecConfig(len(item_map), settings.dim, settings.interests, settings.length, settings.dropout)
-    return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters, checkpoints)
+    return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters, checkpoints, choices)
 
 
 def _train_baseline(
@@ -85,6 +88,7 @@ def _train_baseline(
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
     checkpoints: Path | None,
+    choices: dict[str, Any] | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Both start from the same item vectors and share loop, budget, batches and negatives."""
     import torch
@@ -98,10 +102,10 @@ def _train_baseline(
     ends_U = SplitPoints.from_frame(splits).train_end_U
     counts = transition_counts(histories.items, histories.offsets, ends_U, num_items)
     model.start_from(spectral_vectors(counts, settings.dim, parameters.seed))
-    data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed)
+    data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed, choices)
     counts_N = _counted(histories, ends_U, num_items).popularity()
     task = task_class(model, data, counts_N, settings, parameters.seed)
-    curve = fit(task, settings.training, parameters.seed, checkpoints)
+    curve = fit(task, settings.training, parameters.seed, checkpoints, settled_epochs(choices, model_class.kind))
     return model, {"epochs": [record.as_dict() for record in curve]}
 
 
@@ -112,13 +116,17 @@ def merge_sasrec(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Weights that merge SASRec with the linear transitions, as HyMiRec merges its interests with them."""
     from prismrec.training.merging import fit_merge
 
+    members = sasrec_members(sasrec, training_transitions)
+    if (settled := settled_merge(choices, "sasrec_merge", members)) is not None:
+        return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     training = parameters.baselines.training
     data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
-    fitted = fit_merge(sasrec_members(sasrec, training_transitions), data)
+    fitted = fit_merge(members, data)
     return fitted.merge, fitted.figures
 
 
@@ -162,8 +170,12 @@ def evaluate_models(
     sequence_building_metrics: dict[str, Any],
     previous_bundle: Path | None,
     parameters: EvaluationParameters,
+    choices: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure every model and baseline on the validation and the test cases; `validation_…` figures are for choosing.
+
+    Args:
+        choices: what a run before settled, for a final fit: its validation figures are given again.
 
     Returns:
         Everything the report, the model card and packaging read: figures, intervals, paired differences, slices,
@@ -195,12 +207,16 @@ def evaluate_models(
         categories(item_map),
         item_cells["cells"],
     )
-    validation_cases = some_cases(table, points.validation_start_U, points.validation_end_U, parameters.history)
+    if choices is None:
+        validation_cases = some_cases(table, points.validation_start_U, points.validation_end_U, parameters.history)
+        counted_cases = case_figures(validation_cases, "validation", sequence_building_metrics)
+        validation = validation_accuracy(
+            lambda: all_rows(points.validation_start_U, training_transitions)[0],
+            validation_cases, recommendable_N, parameters,
+        )  # fmt: skip
+    else:
+        validation, counted_cases = choices["validation"], choices["validation_cases"]
     cases = some_cases(table, points.test_start_U, points.test_end_U, parameters.history)
-    validation = validation_accuracy(
-        lambda: all_rows(points.validation_start_U, training_transitions)[0],
-        validation_cases, recommendable_N, parameters,
-    )  # fmt: skip
     rows, left_out = all_rows(points.test_start_U, transitions)
     if incumbent is not None and incumbent.ranker is not None:
         rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
@@ -222,8 +238,9 @@ def evaluate_models(
         "split_hash": sequence_building_metrics["split_hash"],
         "items": int(recommendable_N.sum()),
         "protocol": protocols.describe(sequence_building_metrics["protocol"], parameters.history),
+        "final_fit": choices is not None,
         "cases": {
-            "validation": case_figures(validation_cases, "validation", sequence_building_metrics),
+            "validation": counted_cases,
             "test": case_figures(cases, "test", sequence_building_metrics),
         },
         **comparison.figures(validation, test, facts, settings),

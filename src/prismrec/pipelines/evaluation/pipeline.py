@@ -1,7 +1,10 @@
 """Wiring of `evaluation`."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
+from prismrec.pipelines.choices import collect_choices
 from prismrec.pipelines.evaluation import nodes
 
 STAGE = "evaluation"
@@ -59,25 +62,37 @@ CURVES = (
     "sasrec_curve",
     "comirec_curve",
 )
+# What a run settles on its validation events.
+SETTLED = ("evaluation_metrics", *CURVES, "posterior", "merge", "sasrec_merge", "unified_merge")
 SPLIT = ["item_map", "histories", "splits"]
 
 
-def create_pipeline() -> Pipeline:
-    """Train the baselines, measure every model, then draw the report and write the model card."""
-    training = [*SPLIT, PARAMETERS, f"{STAGE}_checkpoints"]
+def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
+    """Train the baselines, measure every model, then draw the report and write the model card.
+
+    Args:
+        choices: the dataset of what an earlier run settled, for a final fit; without it this run's choices are kept.
+    """
+    training = [*SPLIT, PARAMETERS, f"{STAGE}_checkpoints", *choices]
+    collect = Node(collect_choices, {name: name for name in SETTLED}, "choices", name="collect_choices")
     return Pipeline(
         [
+            *(() if choices else (collect,)),
             Node(nodes.train_sasrec, training, ["sasrec", "sasrec_curve"], name="train_sasrec"),
             Node(
                 nodes.merge_sasrec,
-                ["sasrec", "training_transitions", "item_vectors", "histories", "splits", PARAMETERS],
+                ["sasrec", "training_transitions", "item_vectors", "histories", "splits", PARAMETERS, *choices],
                 ["sasrec_merge", "sasrec_merge_metrics"],
                 name="merge_sasrec",
             ),
             Node(nodes.train_comirec, training, ["comirec", "comirec_curve"], name="train_comirec"),
             Node(
                 nodes.evaluate_models,
-                {**{name: name for name in MEASURED}, "parameters": PARAMETERS},
+                {
+                    **{name: name for name in MEASURED},
+                    "parameters": PARAMETERS,
+                    **({"choices": choices[0]} if choices else {}),
+                },
                 "evaluation_metrics",
                 name="evaluate_models",
             ),

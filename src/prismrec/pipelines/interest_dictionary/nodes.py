@@ -12,6 +12,7 @@ from prismrec.data.histories import Histories
 from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
 from prismrec.errors import UserError
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
+from prismrec.pipelines.choices import settled_epochs, settled_merge
 from prismrec.pipelines.inputs import training_data, training_summary
 from prismrec.pipelines.llm_recommender.nodes import merge_members, recommender_ranker
 
@@ -186,8 +187,15 @@ def train_posterior(
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
     checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train P(m | u) on frozen dictionary and recommender; return the posterior and its curve."""
+    """Train P(m | u) on frozen dictionary and recommender; return the posterior and its curve.
+
+    Args:
+        choices: what a run before settled, for a final fit: epochs and temperature.
+    """
+    from dataclasses import replace
+
     import torch
 
     from prismrec.models.posterior import Posterior, PosteriorConfig
@@ -215,10 +223,15 @@ def train_posterior(
     posterior = Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
     head = _new_head(context, dictionary, parameters).eval()
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
-    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
+    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed, choices)
     task = PosteriorTask(ranker, data, settings.training, parameters.seed, settings.horizon)
-    curve = fit(task, settings.training, parameters.seed, checkpoints)
-    summary = {**training_summary("posterior_", curve), "posterior_temperature": fit_temperature(ranker, data)}
+    curve = fit(task, settings.training, parameters.seed, checkpoints, settled_epochs(choices, "posterior"))
+    if choices is None:
+        temperature = fit_temperature(ranker, data)
+    else:
+        temperature = choices["posterior_temperature"]
+        posterior.config = replace(posterior.config, temperature=temperature)
+    summary = {**training_summary("posterior_", curve), "posterior_temperature": temperature}
     return posterior, {"epochs": [r.as_dict() for r in curve], **summary}
 
 
@@ -234,8 +247,13 @@ def train_retrieval(
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
     checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train P(i | u, m) inside each cell; return the retrieval head and its curve."""
+    """Train P(i | u, m) inside each cell; return the retrieval head and its curve.
+
+    Args:
+        choices: what a run before settled, for a final fit.
+    """
     import torch
 
     from prismrec.training.gemirec import RetrievalTask
@@ -246,9 +264,9 @@ def train_retrieval(
     settings = parameters.retrieval
     head = _new_head(context, dictionary, parameters)
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
-    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed)
+    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed, choices)
     task = RetrievalTask(ranker, data, settings.training, parameters.seed, settings.posterior_share)
-    curve = fit(task, settings.training, parameters.seed, checkpoints)
+    curve = fit(task, settings.training, parameters.seed, checkpoints, settled_epochs(choices, "retrieval"))
     return head, {"epochs": [r.as_dict() for r in curve], **training_summary("retrieval_", curve)}
 
 
@@ -267,11 +285,20 @@ def fit_unified_merge(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the weights of HyMiRec and GemiRec in the model that unites them; return them and their figures.
 
     Among the figures, `ndcg@10_equal_weights` is the plain ensemble's.
+
+    Args:
+        choices: what a run before settled, for a final fit: then its weights stay.
     """
+    from prismrec.models.rankers import GEMIREC, HYMIREC
+
+    settled = settled_merge(choices, "unified_merge", dict.fromkeys((HYMIREC, GEMIREC)))
+    if settled is not None:
+        return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker
     from prismrec.training.merging import fit_merge as fit
 

@@ -1,5 +1,7 @@
 """Wiring of `interest_dictionary`: dictionary (IDMM), posterior (MIPDM), retrieval (MIRM)."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
 from prismrec.pipelines.interest_dictionary import nodes
@@ -16,8 +18,12 @@ def _group(name: str, members: list[Node]) -> Pipeline:
     return Pipeline(members, namespace=f"{STAGE}.{name}", prefix_datasets_with_namespace=False)
 
 
-def create_pipeline() -> Pipeline:
-    """Fit, label and report the dictionary, then train posterior and retrieval on it."""
+def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
+    """Fit, label and report the dictionary, then train posterior and retrieval on it.
+
+    Args:
+        choices: the dataset of what an earlier run settled, for a final fit.
+    """
     dictionary = [
         Node(
             nodes.fit_dictionary,
@@ -45,7 +51,7 @@ def create_pipeline() -> Pipeline:
         ),
     ]
     # The training nodes, and where a killed one goes on.
-    training = ["histories", "splits", PARAMETERS, f"{STAGE}_checkpoints"]
+    training = ["histories", "splits", PARAMETERS, f"{STAGE}_checkpoints", *choices]
     posterior = [
         Node(
             nodes.train_posterior,
@@ -72,6 +78,7 @@ def create_pipeline() -> Pipeline:
                 "histories",
                 "splits",
                 PARAMETERS,
+                *choices,
             ],
             ["unified_merge", "unified_merge_metrics"],
             name="fit_unified_merge",

@@ -10,6 +10,7 @@ from prismrec.artifacts.model_folder import dump_json
 from prismrec.data.histories import Histories, SplitPoints, trained_items
 from prismrec.data.schema import CATEGORIES, TEXT, TITLE
 from prismrec.parameters.lightweight_encoder import LightweightEncoderParameters
+from prismrec.pipelines.choices import settled_epochs
 from prismrec.pipelines.inputs import active_items, bar, training_data, training_summary
 
 
@@ -55,11 +56,13 @@ def train_encoder(
     splits: pl.DataFrame,
     parameters: LightweightEncoderParameters,
     checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, np.ndarray], Any, dict[str, np.ndarray], Any, dict[str, Any], dict[str, Any]]:
     """Train the models together; the text encoder learns too unless it is frozen.
 
     Args:
         text_embeddings, text_encoding: what `embed_texts` returned.
+        choices: what a run before settled, for a final fit.
 
     Returns:
         Tower, item vectors (frozen from here on), encoder, text embeddings and text model after training, curve and
@@ -85,9 +88,10 @@ def train_encoder(
         tower.start_from_noise(text_NE, trained_N)
     encoder = _new_encoder(parameters)
     texts = _texts_in_training(item_map, text_NE, parameters)
-    data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed)
+    data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed, choices)
     task = LightweightEncoderTask(tower, encoder, text_NE if texts is None else texts, trained_N, data, parameters)
-    curve = fit(task, parameters.training, parameters.seed, checkpoints)
+    epochs = settled_epochs(choices, "lightweight_encoder")
+    curve = fit(task, parameters.training, parameters.seed, checkpoints, epochs)
     task.lift_untrained(parameters.untrained_lift)
     with torch.inference_mode():
         vectors = {

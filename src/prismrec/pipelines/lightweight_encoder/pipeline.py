@@ -1,5 +1,7 @@
 """Wiring of `lightweight_encoder`."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
 from prismrec.pipelines.lightweight_encoder.nodes import embed_texts, train_encoder
@@ -7,8 +9,12 @@ from prismrec.pipelines.lightweight_encoder.nodes import embed_texts, train_enco
 STAGE = "lightweight_encoder"
 
 
-def create_pipeline() -> Pipeline:
-    """Embed item texts, then train item tower and lightweight encoder."""
+def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
+    """Embed item texts, then train item tower and lightweight encoder.
+
+    Args:
+        choices: the dataset of what an earlier run settled, for a final fit.
+    """
     return Pipeline(
         [
             Node(
@@ -27,6 +33,7 @@ def create_pipeline() -> Pipeline:
                     "splits",
                     f"params:{STAGE}",
                     f"{STAGE}_checkpoints",
+                    *choices,
                 ],
                 [
                     "item_tower",

@@ -9,6 +9,7 @@ import polars as pl
 from prismrec.data.histories import Histories, SplitPoints
 from prismrec.errors import ParameterError
 from prismrec.parameters.llm_recommender import LLMRecommenderParameters
+from prismrec.pipelines.choices import settled_epochs, settled_merge
 from prismrec.pipelines.inputs import training_data, training_summary
 
 
@@ -47,8 +48,12 @@ def fit_merge(
     histories: Histories,
     splits: pl.DataFrame,
     parameters: LLMRecommenderParameters,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Fit linear transitions, and the weights of all members of the merge.
+
+    Args:
+        choices: what a run before settled, for a final fit: then its weights stay.
 
     Returns:
         Transitions of the training events, on which the weights are fitted; transitions of all events before the test
@@ -66,9 +71,13 @@ def fit_merge(
 
     of_training = transitions_before(points.train_end_U)
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
-    fitted = fit(merge_members(refined, lightweight_encoder, of_training), data)
-    return of_training, transitions_before(points.test_start_U), fitted.merge, fitted.figures
+    members = merge_members(refined, lightweight_encoder, of_training)
+    merge = settled_merge(choices, "merge", members)
+    figures = {} if merge is None else {f"weight_{name}": weight for name, weight in merge.weights().items()}
+    if merge is None:
+        data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
+        merge, figures = fit(members, data)
+    return of_training, transitions_before(points.test_start_U), merge, figures
 
 
 def train_recommender(
@@ -80,8 +89,12 @@ def train_recommender(
     splits: pl.DataFrame,
     parameters: LLMRecommenderParameters,
     checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Fine-tune the backbone with DMIL; return recommender (with its own encoder), curve and metrics.
+
+    Args:
+        choices: what a run before settled, for a final fit.
 
     Raises:
         ParameterError: the recent window does not fit the backbone.
@@ -132,10 +145,13 @@ def train_recommender(
     recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
     ranker = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
+    data = training_data(
+        histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed, choices
+    )
     task = RecommenderTask(ranker, data, parameters)
     with backbone.economies(decoder, parameters.gradient_checkpointing, parameters.compile):
-        curve = fit(task, parameters.training, parameters.seed, checkpoints)
+        epochs = settled_epochs(choices, "llm_recommender")
+        curve = fit(task, parameters.training, parameters.seed, checkpoints, epochs)
     recommender.backbone = backbone.merge_lora(recommender.backbone)
     metrics = {
         "backbone": parameters.backbone,

@@ -1,5 +1,7 @@
 """Wiring of `llm_recommender`."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
 from prismrec.pipelines.llm_recommender.nodes import fit_merge, train_recommender
@@ -10,19 +12,23 @@ ITEMS = ["item_vectors", "codebook", "item_codes", "lightweight_encoder"]
 SPLIT = ["histories", "splits"]
 
 
-def create_pipeline() -> Pipeline:
-    """Fine-tune the LLM recommender, then merge its interests with the coarse ones and linear transitions."""
+def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
+    """Fine-tune the LLM recommender, then merge its interests with the coarse ones and linear transitions.
+
+    Args:
+        choices: the dataset of what an earlier run settled, for a final fit.
+    """
     return Pipeline(
         [
             Node(
                 train_recommender,
-                [*ITEMS, *SPLIT, PARAMETERS, f"{STAGE}_checkpoints"],
+                [*ITEMS, *SPLIT, PARAMETERS, f"{STAGE}_checkpoints", *choices],
                 ["recommender", "llm_recommender_curve", "llm_recommender_metrics"],
                 name="train_recommender",
             ),
             Node(
                 fit_merge,
-                [*ITEMS, "recommender", *SPLIT, PARAMETERS],
+                [*ITEMS, "recommender", *SPLIT, PARAMETERS, *choices],
                 ["training_transitions", "transitions", "merge", "merge_metrics"],
                 name="fit_merge",
             ),

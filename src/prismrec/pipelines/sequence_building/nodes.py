@@ -9,6 +9,7 @@ import polars as pl
 
 from prismrec.data.histories import Histories
 from prismrec.parameters.sequence_building import SequenceBuildingParameters
+from prismrec.pipelines.choices import check_choices
 
 
 def build_sequences(
@@ -18,16 +19,21 @@ def build_sequences(
     previous_user_map: pl.DataFrame | None,
     forgotten_users: dict[str, Any] | None,
     parameters: SequenceBuildingParameters,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, Histories, pl.DataFrame, dict[str, Any]]:
     """Return item map, user map, histories, splits and metrics; maps extend those of the last run.
 
     Users who are to be forgotten have lost their events before, and lose their ids in the map here.
+
+    Args:
+        choices: what a run before settled on validation; then the validation events train too (a final fit).
     """
     from prismrec.data import sequences
     from prismrec.data.forget import forget_in_map, requested
 
+    check_choices(choices, parameters.protocol)
     if previous_user_map is not None:
         previous_user_map = forget_in_map(previous_user_map, requested(forgotten_users))
     return sequences.build_sequences(
-        validated_interactions, validated_items, previous_item_map, previous_user_map, parameters
+        validated_interactions, validated_items, previous_item_map, previous_user_map, parameters, choices is not None
     )

@@ -1,5 +1,7 @@
 """Wiring of `sequence_building`."""
 
+from collections.abc import Sequence
+
 from kedro.pipeline import Node, Pipeline
 
 from prismrec.pipelines.sequence_building.nodes import build_sequences
@@ -7,8 +9,12 @@ from prismrec.pipelines.sequence_building.nodes import build_sequences
 STAGE = "sequence_building"
 
 
-def create_pipeline() -> Pipeline:
-    """Build maps, histories and splits."""
+def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
+    """Build maps, histories and splits.
+
+    Args:
+        choices: the dataset of what an earlier run settled, for a final fit.
+    """
     return Pipeline(
         [
             Node(
@@ -20,6 +26,7 @@ def create_pipeline() -> Pipeline:
                     "previous_user_map",
                     "forgotten_users",
                     f"params:{STAGE}",
+                    *choices,
                 ],
                 ["item_map", "user_map", "histories", "splits", "sequence_building_metrics"],
                 name="build_sequences",
