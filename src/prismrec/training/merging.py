@@ -3,6 +3,8 @@
 The likelihood of the targets under the pool, Σ log softmax(Σ_m w_m s_m), is concave in the weights: Newton's method
 finds its one maximum. Likelihood counts the whole catalogue, NDCG only the top, so the weights are then moved one at a
 time as long as validation NDCG@10 rises. A weight never falls below zero: a member that does not help is left out.
+Last, all weights are multiplied by the one factor under which the targets are likeliest: no item changes its place, and
+the weights that interests are shown with are those that validation saw.
 
 Notable: the members have not learned from validation events, or the fit would trust what merely remembers them.
 
@@ -30,6 +32,7 @@ CHUNK = 128  # cases looked at together
 MOST_STEPS = 50
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with; 0 leaves a member out
 ROUNDS = 3
+SMALLEST_STEP = 1e-3  # of the common factor, as a share of it
 
 
 class Cases(NamedTuple):
@@ -56,7 +59,7 @@ def fit_merge(members: Mapping[str, Ranker], data: TrainingData) -> Fitted:
     for weights_M, events, suffix in ((merge.timed_M, data.events, ""), (merge.timeless_M, timeless, "_time_free")):
         cases = _cases(members, data, events)
         likely_M = _most_likely(cases)
-        weights_M.copy_(_climb(likely_M, cases))
+        weights_M.copy_(_calibrated(_climb(likely_M, cases), cases))
         figures |= {f"{name}{suffix}": value for name, value in _figures(members, weights_M, likely_M, cases).items()}
     return Fitted(merge.eval(), figures | {f"weight_{name}": weight for name, weight in merge.weights().items()})
 
@@ -171,6 +174,23 @@ def _climb(weights_M: Tensor, cases: Cases) -> Tensor:
         if best == before:
             break
     return weights_M
+
+
+def _calibrated(weights_M: Tensor, cases: Cases) -> Tensor:
+    """The weights times the factor under which the targets are likeliest, by Newton's method in the factor alone."""
+    factor, now = 1.0, _likelihood(weights_M, cases)
+    for _ in range(MOST_STEPS):
+        slope, bend = weights_M @ now.gradient_M, weights_M @ now.curvature_MM @ weights_M
+        step = max(float(slope / (bend + 1e-12)), -factor / 2)  # the factor stays positive
+        while abs(step) > SMALLEST_STEP * factor:
+            then = _likelihood((factor + step) * weights_M, cases)
+            if then.value > now.value:
+                break
+            step /= 2
+        else:
+            break
+        factor, now = factor + step, then
+    return factor * weights_M
 
 
 def _scaled(weights_M: Tensor, member: int, factor: float) -> Tensor:
