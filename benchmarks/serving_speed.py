@@ -3,8 +3,8 @@
     python -m benchmarks.serving_speed --bundle FOLDER --histories FOLDER --output benchmarks/results/serving_speed.json
 
 Two services on one bundle: ours (`bentoml serve` of its Bento) and `benchmarks.naive_service`, eager fp32 as one
-writes it. Clients that always have a request under way ask one service, then the other, in turns; only one of them runs
-at a time, so that neither takes the other's cores. The median round counts, for both.
+writes it. Clients that always have a request under way ask one service, then the other, in turns; the one that is not
+asked only waits, so that neither takes the other's cores. The median round counts, for both.
 
 Quality: both are asked for the same users without their last event, and NDCG@10 of that event in the two merged lists
 is compared. `--histories` is the folder of a workspace's histories (`03_primary/histories`), by whose users all
@@ -19,22 +19,22 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from benchmarks.serving import (
+    Reply,
     Started,
     bento,
     bodies,
     closed_loop,
     free_port,
+    lean_client,
     machine,
     milliseconds,
-    new_client,
     processor_seconds,
     running,
     store,
@@ -51,13 +51,16 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     requests, targets = asked(options)
     rounds: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
     lists: dict[str, list[list[str]]] = {}
-    with store(options.bundle) as (tag, variables):
-        for _ in range(options.rounds):
-            for name in rounds:
-                with serving(name, tag, variables, options) as service:
-                    rounds[name].append(asyncio.run(throughput(service, requests[:USERS], options)))
-                    if name not in lists:
-                        lists[name] = asyncio.run(answers(service, requests))
+    with store(options.bundle) as (tag, variables), ExitStack() as stack:
+        services = {name: stack.enter_context(serving(name, tag, variables, options)) for name in rounds}
+        for number in range(options.rounds):
+            for name, service in services.items():
+                found = asyncio.run(throughput(service, requests[:USERS], options))
+                rounds[name].append(found)
+                say(f"round {number + 1} of {options.rounds}, {name}: {found['a_second']:.1f} requests a second")
+        for name, service in services.items():
+            lists[name] = asyncio.run(answers(service, requests, options.clients))
+            say(f"{name}: lists of {len(requests):,} users")
     report = summary(rounds, lists, targets)
     report |= {"clients": options.clients, "workers": options.workers, "model": options.model, "machine": machine()}
     if options.output is not None:
@@ -70,7 +73,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="a bundle's folder")
     parser.add_argument("--histories", type=Path, help="users' real histories, of the same catalogue")
-    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--clients", type=int, default=32, help="enough that something always waits in every worker")
     parser.add_argument("--seconds", type=float, default=20.0, help="of one round of one service")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of ours; the naive one has BentoML's default")
@@ -119,10 +122,10 @@ def serving(name: str, tag: str, variables: dict[str, str], options: argparse.Na
 
 async def throughput(service: Started, requests: list[bytes], options: argparse.Namespace) -> dict[str, Any]:
     """Requests a second with all clients at work, after two seconds of warm-up."""
-    async with new_client(service.address) as client:
+    async with lean_client(service.address) as client:
 
-        async def ask(number: int) -> httpx.Response:
-            return await client.post("/recommend", content=requests[number % len(requests)], headers=JSON)
+        async def ask(number: int) -> Reply:
+            return await client.post("/recommend", requests[number % len(requests)])
 
         await closed_loop(ask, options.clients, 2.0)
         before = processor_seconds(service.pid)
@@ -137,17 +140,24 @@ async def throughput(service: Started, requests: list[bytes], options: argparse.
     }
 
 
-JSON = {"Content-Type": "application/json"}
-
-
-async def answers(service: Started, requests: list[bytes]) -> list[list[str]]:
+async def answers(service: Started, requests: list[bytes], clients: int) -> list[list[str]]:
     """The merged list of every request."""
-    lists = []
-    async with new_client(service.address) as client:
-        for body in requests:
-            answer = await client.post("/recommend", content=body, headers=JSON)
-            lists.append([item["item_id"] for item in answer.raise_for_status().json()["items"]])
-    return lists
+    turns = asyncio.Semaphore(clients)
+    async with lean_client(service.address) as client:
+
+        async def ask(body: bytes) -> list[str]:
+            async with turns:
+                answer = await client.post("/recommend", body)
+            if answer.status_code != 200:
+                raise RuntimeError(f"the service answers {answer.status_code}: {answer.content[:200]!r}")
+            return [item["item_id"] for item in json.loads(answer.content)["items"]]
+
+        return await asyncio.gather(*map(ask, requests))
+
+
+def say(line: str) -> None:
+    """How far the benchmark is."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def summary(

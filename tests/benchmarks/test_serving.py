@@ -42,7 +42,9 @@ def test_a_lost_connection_is_an_error() -> None:
 
 
 def test_figures_of_a_load() -> None:
-    answers = [Answer(0.01, 200, b"a"), Answer(0.03, 200, b"b"), Answer(0.01, 200, b"a"), Answer(0.01, 200, b"x")]
+    bodies = b'["a", 0.5]', b'["b"]', b'["a", 0.500002]', b'["x"]'
+    answers = [Answer(0.01, 200, body) for body in bodies]
+    answers[1] = answers[1]._replace(seconds=0.03)
     memory = [900, *[100] * 8, 110, 110]
     report = serving_load.summary([*answers, Answer(1.0, 500, b"")], [Answer(0.001, 200, b"")], memory, users=2)
     assert (report["errors"], report["other_answers"], report["statuses"]) == (1, 1, {"200": 4, "500": 1})

@@ -142,3 +142,18 @@ def test_buckets_at_their_borders() -> None:
     times = torch.tensor(np.concatenate([[0], np.cumsum(gaps)]))
     assert gap_buckets(times).tolist() == [0, 0, 1, 1, 2, 2, 3, 16, 24, 25, 25]
     assert gap_buckets(torch.tensor([[0, 3], [5, 5]])).tolist() == [[0, 2], [0, 0]]
+
+
+def test_joined_tables_hold_the_users_one_after_another() -> None:
+    offsets, items, times = histories([3, 1, 4])
+    alone = [
+        EventTable(
+            np.array([0, end - start]), items[start:end], times[start:end], requests=np.array([times[end - 1] + 9])
+        )
+        for start, end in pairwise(offsets.tolist())
+    ]
+    together = EventTable(offsets, items, times, requests=times[offsets[1:] - 1] + 9)
+    joined = EventTable.joined(alone)
+    for name in ("offsets_U1", "items_E", "gaps_E", "until_E"):
+        assert torch.equal(getattr(joined, name), getattr(together, name))
+    assert len(joined) == 3

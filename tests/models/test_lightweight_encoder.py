@@ -50,6 +50,16 @@ def test_columns_may_come_in_any_order_and_twice() -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 14), min_size=2, max_size=5), st.sampled_from([1, 3, 7]))
+def test_histories_packed_together_are_read_as_padded_ones(lengths: list[int], kernel: int) -> None:
+    encoder, batch = small_encoder(kernel=kernel), whole([*lengths, 3])
+    padded = interests(encoder, batch)
+    encoder.packed = True
+    some_B = batch.mask_BL.any(1)  # of no events nothing follows
+    torch.testing.assert_close(interests(encoder, batch)[some_B], padded[some_B], atol=1e-5, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 14), min_size=2, max_size=5), st.integers(0, 1000))
 def test_a_user_alone_gets_what_a_user_in_a_batch_gets(lengths: list[int], seed: int) -> None:
     """Padding changes nothing, neither in a trained model, whose biases are not zero."""

@@ -162,6 +162,31 @@ def test_claims_of_many_users_say_what_each_ranking_says(ranker: ServedRanker) -
         np.testing.assert_allclose(of_owner, joint_KN[:, shown].max(0), atol=1e-4)
 
 
+@torch.no_grad()
+def test_users_ranked_together_get_what_each_gets_alone(ranker: ServedRanker) -> None:
+    asked = [(0, True, None), (1, False, 2), (2, True, 1), (1, True, 100)]  # user, whether times are known, interests
+    tables, alone = [], []
+    for user, timed, wanted in asked:
+        items, times = of_user(user)
+        request = (items, times if timed else None, wanted, int(times[-1]) + 60 if timed and user else None)
+        tables.append(one_history(request[0], request[1], request[3]))
+        alone.append(ranker.rank(*request))
+    together = ranker.rank_all(EventTable.joined(tables), [wanted for _, _, wanted in asked])
+    for one, other in zip(together, alone, strict=True):
+        assert one.labels_K == other.labels_K
+        for name in ("scores_N", "interest_scores_KN", "weights_K"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_one_prediction_is_enough_to_rank_by() -> None:
+    whole, last = recommender_ranker(), recommender_ranker()
+    last.predictions = 1
+    for user in range(3):
+        one, other = (ranker.rank(*of_user(user), None).scores_N for ranker in (whole, last))
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+
+
 def test_gemirec_shows_the_number_of_interests_it_was_trained_with() -> None:
     ranking = gemirec().rank(*of_user(0), None)
     assert len(ranking.labels_K) == 3

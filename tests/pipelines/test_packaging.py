@@ -20,6 +20,7 @@ from prismrec.models.item_text import NewItem
 from prismrec.parameters.packaging import PackagingParameters
 from prismrec.pipelines.packaging import nodes
 from prismrec.pipelines.packaging.pipeline import create_pipeline
+from prismrec.retrieval import index
 from prismrec.serving.engine import Engine
 from serving.bundles import DIM, MAX_TOKENS, NUM_ITEMS, catalogue, parts, text_encoder_folder
 
@@ -88,6 +89,15 @@ def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path
     assert (counts[0], counts[5], counts.sum()) == (1, 3, 4)
     assert load_file(bundle.folder / "item_vectors.safetensors")["vectors"].shape == (NUM_ITEMS, DIM)
     assert bundle.manifest.events == ["watch"]
+
+
+def test_a_large_catalogue_gets_an_index_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "EXACT_ITEMS", 20)
+    for name in ("one", "two"):
+        assemble().save(tmp_path / name)
+        assert f"{index.PART}/{index.FILE}" in read_bundle(tmp_path / name).manifest.files
+    one, two = (sha256_folder(tmp_path / name / index.PART) for name in ("one", "two"))
+    assert one == two
 
 
 def test_the_bundle_reads_texts_by_itself(tmp_path: Path) -> None:
@@ -220,6 +230,7 @@ def test_the_pipeline_feeds_what_the_nodes_name() -> None:
 
 def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
     given = {name: MemoryDataset({"x": np.zeros(1)}) for name in nodes.MODEL_PARTS}
+    given["item_vectors"] = MemoryDataset({"vectors": np.eye(2, dtype=np.float32), "recommendable": np.ones(2, bool)})
     given["dictionary"] = MemoryDataset(Dictionary(), copy_mode="assign")
     catalog = DataCatalog(
         {

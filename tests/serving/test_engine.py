@@ -1,8 +1,9 @@
 """The engine: what it recommends, leaves out, reports and calls things."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,16 @@ from hypothesis import strategies as st
 
 from prismrec.artifacts.bundle import CatalogueItem, Versions
 from prismrec.errors import UserError
+from prismrec.models.events import EventTable
 from prismrec.models.item_rows import ItemRows
 from prismrec.models.item_text import NewItem
+from prismrec.models.rankers import InterestRanking, one_history
+from prismrec.retrieval import index as index_module
+from prismrec.retrieval import narrowed as narrowed_module
+from prismrec.retrieval.index import PART, ItemIndex
+from prismrec.retrieval.narrowed import NarrowedRanker
 from prismrec.serving.added_items import AddedItem
-from prismrec.serving.answers import Reason
+from prismrec.serving.answers import Reason, Recommendation
 from prismrec.serving.engine import (
     EMPTY_NOTE,
     NEW_NOTE,
@@ -24,43 +31,40 @@ from prismrec.serving.engine import (
     Engine,
     NoTexts,
     NotHere,
+    Question,
     UnknownModel,
 )
 from prismrec.serving.lists import top_k
+from serving.bundles import parts
 
 INF = np.inf
 VERSIONS = Versions(model="m", dictionary=None, data="d")
 
 
-class Ranking(NamedTuple):
-    scores_N: np.ndarray
-    interest_scores_KN: np.ndarray
-    weights_K: np.ndarray
-    labels_K: list[str]
-
-
 class FixedRanker:
     """Gives the same ranking to everybody, and remembers what it was asked."""
 
-    def __init__(self, name: str, ranking: Ranking) -> None:
+    held = 1
+
+    def __init__(self, name: str, ranking: InterestRanking) -> None:
         self.name = name
         self.ranking = ranking
         self.asked: list[tuple[list[int], int | None]] = []
-        self.asked_at: int | None = None
 
-    def rank(
-        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None, now: int | None
-    ) -> Ranking:
-        self.asked_at = now
-        self.asked.append((items.tolist(), num_interests))
+    def rank_all(self, events: EventTable, num_interests_B: list[int | None]) -> list[InterestRanking]:
+        histories = events.items_E.split(events.offsets_U1.diff().tolist())
+        self.asked += zip([history.tolist() for history in histories], num_interests_B, strict=True)
+        return [self.ranking] * len(events)
+
+    def rank(self, *_: Any) -> InterestRanking:
         return self.ranking
 
 
-def two_interests() -> Ranking:
+def two_interests() -> InterestRanking:
     # Items:       a     b     c     d     e (not active)
     first = [-1.0, -2.0, -INF, -2.0, -0.1]
     second = [-INF, -3.0, -0.5, -1.0, -0.1]
-    return Ranking(
+    return InterestRanking(
         scores_N=np.array([-1.4, -2.4, -1.7, -1.9, -0.1]),
         interest_scores_KN=np.array([first, second]),
         weights_K=np.array([0.7, 0.3]),
@@ -80,7 +84,7 @@ def engine() -> Engine:
     popular = np.log(np.array([[0.1, 0.4, 0.2, 0.2, 0.1]]))
     rankers = {
         "gemirec": FixedRanker("gemirec", two_interests()),
-        "popularity": FixedRanker("popularity", Ranking(popular[0], popular, np.ones(1), ["popular"])),
+        "popularity": FixedRanker("popularity", InterestRanking(popular[0], popular, np.ones(1), ["popular"])),
     }
     return Engine(items, rankers, "gemirec", VERSIONS, {"0-1": "Space"}, "bundle-1")
 
@@ -161,7 +165,7 @@ def test_a_bundle_without_a_needed_model_is_refused(engine: Engine, missing: str
 def test_top_k_is_the_head_of_a_full_stable_sort(scores: list[float], k: int) -> None:
     finite = [index for index, score in enumerate(scores) if score > -INF]
     best_first = sorted(finite, key=lambda index: (-scores[index], index))
-    assert top_k(np.array(scores), k).tolist() == best_first[:k]
+    assert top_k(np.array([scores]), k)[0].tolist() == best_first[:k]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +198,58 @@ def test_a_bundle_on_disk_answers(bundle_folder: Path) -> None:
 def test_same_history_same_answer(bundle_folder: Path) -> None:
     first, second = Engine.load(bundle_folder), Engine.load(bundle_folder)
     assert first.recommend(["i1", "i2"]) == second.recommend(["i1", "i2"])
+
+
+def close(one: Recommendation, other: Recommendation) -> bool:
+    """The same lists, with scores up to the order of float32 sums."""
+
+    def told(answer: Recommendation) -> tuple[list[Any], list[float]]:
+        lists = [answer.items, *(interest.items for interest in answer.interests)]
+        facts = [(i.id, i.label, i.dictionary, i.reasons) for i in answer.interests]
+        names = [[(item.item_id, item.title, item.interest) for item in items] for items in lists]
+        numbers = [item.score for items in lists for item in items] + [i.weight for i in answer.interests]
+        return [facts, names, answer.note, answer.model, answer.unknown_items], numbers
+
+    (facts, numbers), (other_facts, other_numbers) = told(one), told(other)
+    return facts == other_facts and numbers == pytest.approx(other_numbers, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["popularity", "hymirec", "gemirec", "prismrec"])
+def test_questions_answered_together_get_what_each_gets_alone(bundle_folder: Path, model: str) -> None:
+    engine = Engine.load(bundle_folder)
+    questions = [
+        Question(["i3", "i7", "i3"], model=model, timestamps=[100, 160, 9000]),
+        Question([f"i{number}" for number in range(40)], model=model, k=3, num_interests=2),
+        Question([], model=model),
+        Question(["i1", NewItem("robots")], model=model),
+        Question(["i5"], model=model, timestamps=[50], now=5000, deny=["i6"]),
+        Question(["i5"], model="nothing"),
+        Question(["i9", "nobody"], model=model, novelty=1.0, diversity=0.3),
+        Question(["i2"], model=model, exclude_seen=False),
+    ]
+    together = engine.recommend_all(questions)
+    for question, answer in zip(questions, together, strict=True):
+        (alone,) = engine.recommend_all([question])
+        if question.model == "nothing":
+            assert isinstance(answer, UnknownModel)
+        else:
+            assert isinstance(answer, Recommendation)
+            assert isinstance(alone, Recommendation)
+            assert close(answer, alone)
+
+
+def test_an_error_of_one_question_is_not_that_of_those_ranked_with_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(events: EventTable, _: list[int | None]) -> list[InterestRanking]:
+        if 2 in events.items_E:
+            raise RuntimeError("this one")
+        return [two_interests()] * len(events)
+
+    monkeypatch.setattr(engine.rankers["gemirec"], "rank_all", broken)
+    answers = engine.recommend_all([Question(["a"]), Question(["c"]), Question(["b"])])
+    assert [isinstance(answer, RuntimeError) for answer in answers] == [False, True, False]
+    assert answers[2] == engine.recommend(["b"])
 
 
 # Filters, dials, texts, added items: on a whole bundle.
@@ -402,3 +458,52 @@ def test_a_cell_that_the_posterior_does_not_know_is_not_given_to_a_new_item(bund
     assert (len(grown.vectors_ND), grown.first_guest) == (265, 260)
     assert not grown.recommendable_N[260:].any()
     assert len(rows.vectors_ND) == 60
+
+
+@pytest.fixture
+def indexed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A bundle whose catalogue counts as large, with few candidates."""
+    monkeypatch.setattr(index_module, "EXACT_ITEMS", 20)
+    monkeypatch.setattr(narrowed_module, "CANDIDATES", 6)
+    content = parts()
+    vectors = content.parts["item_vectors"]
+    index = ItemIndex.build(torch.from_numpy(vectors["vectors"]), torch.from_numpy(vectors["recommendable"]))
+    content.save(tmp_path / "whole")
+    replace(content, parts={**content.parts, PART: index}).save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_a_large_catalogue_is_ranked_by_candidates_and_lists_are_full_all_the_same(
+    indexed: Path, tmp_path: Path
+) -> None:
+    engine, whole = Engine.load(indexed, tmp_path / "added"), Engine.load(tmp_path / "whole")
+    history = ["i3", "i7", "i12"]
+    for model in ("hymirec", "llm_recommender", "lightweight_encoder"):
+        ranker = engine.rankers[model]
+        assert isinstance(ranker, NarrowedRanker)
+        assert len(ranker.candidates(one_history(np.array([3, 7, 12]), None, None))) < 50
+        few = engine.recommend(history, k=3, model=model)
+        assert len(few.items) == 3
+        # Everything is scored where candidates do not fill the lists.
+        filters: dict[str, Any]
+        for filters in (
+            {"k": 59},
+            {"categories": ["Horror"], "k": 20},
+            {"allow": ["i50", "i51"]},
+            {"exclude_seen": False},
+        ):
+            answer, exact = (one.recommend(history, model=model, **{"k": 59, **filters}) for one in (engine, whole))
+            assert close(answer, exact)
+    assert close(engine.recommend(history, model="gemirec"), whole.recommend(history, model="gemirec"))
+    engine.add_items([AddedItem("new", "robots", "", ("Drama",)), AddedItem("i20", "robots quiet")])
+    added = engine.rankers["hymirec"]
+    assert isinstance(added, NarrowedRanker)
+    assert added.always_A.tolist() == [60, 20]
+    assert ids(engine.recommend(history, k=2, allow=["new", "i20"]).items)
+
+
+def test_a_changed_index_is_refused(indexed: Path) -> None:
+    path = indexed / PART / index_module.FILE
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"index\.faiss"):
+        Engine.load(indexed)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 import pytest
+from benchmarks.serving import alike
 
 from prismrec.serving import web
 from prismrec.serving.engine import Engine
@@ -242,7 +243,7 @@ def kill_under_load(server: Server, expected: Any, kills: int) -> None:
                 counts["lost"] += 1
                 continue
             counts["answered"] += 1
-            if answer != (200, expected):
+            if answer[0] != 200 or not alike(answer[1], expected):  # it may be ranked together with others
                 wrong.append(answer)
 
     clients = [threading.Thread(target=client) for _ in range(4)]

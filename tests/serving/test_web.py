@@ -107,7 +107,7 @@ def test_a_bug_is_logged_but_not_told(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(engine, "recommend", broken)
+    monkeypatch.setattr(engine, "recommend_all", broken)
     answer = client.post("/recommend", json={"history": []})
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -191,6 +191,38 @@ def test_after_a_504_nobody_computes_beside_what_still_runs_nor_what_waited_too_
     assert statuses == [504, 504, 504, 200]
     assert (begun, most) == (2, 1)
     assert meter.requests == [("/model", 504)] * 3 + [("/model", 200)]
+
+
+def test_requests_that_wait_are_answered_together_and_each_as_if_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    go_on = threading.Event()
+    recommend_all = engine.recommend_all
+
+    def counted(questions: list[Any]) -> list[Any]:
+        sizes.append(len(questions))
+        go_on.wait(30)
+        return recommend_all(questions)
+
+    monkeypatch.setattr(engine, "recommend_all", counted)
+    good = {"history": ["i1", "i2"], "k": 3}
+    bodies = [good, {"history": ["i5"]}, {"history": 5}, {"history": ["i5"], "model": "nothing"}, {"history": []}, good]
+
+    async def ask(http: httpx.AsyncClient) -> list[httpx.Response]:
+        asked = [asyncio.create_task(http.post("/recommend", json=body)) for body in bodies]
+        asked.append(asyncio.create_task(http.get("/model")))
+        await asyncio.sleep(0.2)
+        go_on.set()
+        return await asyncio.gather(*asked)
+
+    answers = run_against(application(lambda: engine, ENGINE_OPERATIONS), ask)
+    assert [answer.status_code for answer in answers] == [200, 200, 400, 400, 200, 200, 200]
+    assert sizes == [1, 4]  # the first did not wait for company; what is no request never reaches the engine
+    assert answers[-1].json()["default_model"] == "hymirec"
+    assert [item["item_id"] for item in answers[0].json()["items"]] == [
+        item["item_id"] for item in answers[5].json()["items"]
+    ]
 
 
 def test_every_refusal_is_counted_by_its_route(

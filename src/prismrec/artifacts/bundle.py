@@ -5,6 +5,7 @@
     interest_labels.json    names of interests by their id, where the models give some
     README.md               the model card: data, licence, figures, limits
     <part>/                 a model folder (config.json, model.safetensors)
+    index/index.faiss       candidates of a large catalogue; none in a small one
     <part>.safetensors      plain tensors
 
 Our choice: nothing is unpickled, and nothing is used before it is verified: what is missing, cut short,

@@ -12,17 +12,16 @@ Shapes: B users, K interests, N items, G cells, D item dimension.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from prismrec.models.events import EventTable
 from prismrec.models.posterior import Knobs
-from prismrec.models.rankers import Claims, InterestRanking, ServedRanker, one_history, whole
+from prismrec.models.rankers import Claims, InterestRanking, ServedRanker, everybody, whole
 from prismrec.models.remembering import forgetting
 from prismrec.models.retrieval_head import CellTable
 
@@ -95,12 +94,12 @@ class CellRanker(ServedRanker):
         return scores_N.where(own_KN, -torch.inf), [self.label(int(cell)) for cell in cells]
 
     @torch.inference_mode()
-    def rank(
-        self, items: np.ndarray, timestamps: np.ndarray | None, num_interests: int | None, now: int | None = None
-    ) -> InterestRanking:
-        """As everywhere, without a table of cells × items."""
-        events = one_history(items, timestamps, now)
-        scores_N = self.scores(events, *whole(events))[0]
+    def rank_all(self, events: EventTable, num_interests_B: Sequence[int | None]) -> list[InterestRanking]:
+        """All users at once, without a table of cells × items."""
+        scores_BN = self.scores(events, *everybody(events))
+        return [self._ranked_by_cell(*one) for one in zip(scores_BN, num_interests_B, strict=True)]
+
+    def _ranked_by_cell(self, scores_N: Tensor, num_interests: int | None) -> InterestRanking:
         top = scores_N.max()
         mass_G = torch.zeros(len(self.table.occupied_G), dtype=torch.float64)
         mass_G.index_add_(0, self.table.cells_N, (scores_N - top).exp().double())

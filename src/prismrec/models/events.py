@@ -9,6 +9,7 @@ Shapes: U users, E events in all, B users of the batch, L longest slice of the b
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,18 @@ class EventTable:
         if requests is not None:
             asked_U = torch.from_numpy(np.array(requests, dtype=np.int64))[some_U.cpu()]
             self.until_E[last_U] = gap_buckets(torch.stack([times_E[last_U.cpu()], asked_U], dim=1))[:, 1].to(device)
+
+    @classmethod
+    def joined(cls, tables: Sequence[EventTable]) -> EventTable:
+        """One table of the users of several, in their order."""
+        if len(tables) == 1:
+            return tables[0]
+        joined = copy.copy(tables[0])
+        lengths_U = torch.cat([table.offsets_U1.diff() for table in tables])
+        joined.offsets_U1 = F.pad(lengths_U.cumsum(0), (1, 0))
+        for name in ("items_E", "gaps_E", "until_E"):
+            setattr(joined, name, torch.cat([getattr(table, name) for table in tables]))
+        return joined
 
     def without_times(self, users_U: np.ndarray) -> EventTable:
         """The same events, with all times of some users unknown.

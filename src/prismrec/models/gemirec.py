@@ -132,7 +132,7 @@ class MixtureRanker(GemiRecRanker):
     Every item belongs to all of a user's interests, as in HyMiRec.
     """
 
-    rank = ServedRanker.rank
+    rank_all = ServedRanker.rank_all
 
     @property
     def held(self) -> int:

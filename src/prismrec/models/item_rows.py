@@ -9,7 +9,7 @@ Shapes: N rows, X rows that are added or replaced, R recommendable rows of the b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class ItemRows:
         decoded_ND: vectors that histories are read from, decoded from the codebook; None without a codebook.
         cells_N: dictionary cells; None without a dictionary.
         known_R: rows that the bundle itself recommends; their cells are those that the posterior knows.
+        changed_X: rows that were added or replaced since.
     """
 
     vectors_ND: Tensor
@@ -44,6 +45,7 @@ class ItemRows:
     dictionary: InterestDictionary | None
     known_R: Tensor
     guests: int = 0
+    changed_X: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @classmethod
     def load(cls, folder: Path) -> ItemRows:
@@ -82,6 +84,7 @@ class ItemRows:
             decoded_ND=None if self.decoded_ND is None else self.decoded_ND.resized(num_items + guests),
             cells_N=None if self.cells_N is None else F.pad(self.cells_N[: self.first_guest], (0, more)),
             guests=guests,
+            changed_X=rows_X,
         )
         grown.put(rows_X, vectors_XD)
         grown.recommendable_N[rows_X] = True

@@ -89,6 +89,7 @@ class LightweightEncoder(SavedModule):
         self.interest_out = nn.Parameter(torch.zeros(queries, hidden, dim))
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.dropout = nn.Dropout(config.dropout)
+        self.packed = False  # whether histories are read without their padding; set for serving
         for module in (self.gap, self.until, self.event_out, self.value):
             nn.init.zeros_(module.weight)
         nn.init.zeros_(self.value.bias)
@@ -106,6 +107,28 @@ class LightweightEncoder(SavedModule):
         mixed_BLD: Tensor = event_BLD + self.event_out(self.dropout(local_BLH))
         return mixed_BLD
 
+    def _read(self, items_BLD: Tensor, events: EventBatch) -> tuple[Tensor, Tensor]:
+        """The events, and the values that are pooled: [B, L, D] each."""
+        event_BLD = self._events(items_BLD, events.gaps_BL, events.mask_BL)
+        return event_BLD, items_BLD + self.value(self.value_norm(event_BLD))
+
+    def _read_packed(self, items_BLD: Tensor, events: EventBatch) -> tuple[Tensor, Tensor]:
+        """The same of all users as one sequence of P places, without their padding but what the convolution sees."""
+        before = self.config.kernel - 1
+        kept_B1 = events.mask_BL.sum(1, keepdim=True) + before
+        kept_BW = torch.arange(events.mask_BL.shape[1] + before, 0, -1, device=kept_B1.device) <= kept_B1
+        place_P = kept_BW.flatten().nonzero().flatten()
+
+        def packed(values: Tensor, *before_D: int) -> Tensor:
+            return F.pad(values, (*before_D, before, 0)).flatten(0, 1).index_select(0, place_P)[None]
+
+        alone = EventBatch(*(packed(part_BL) for part_BL in events))
+        both_PD = self._read(packed(items_BLD, 0, 0), alone)
+        # Where padding is, any event stands: it is masked, as padding is.
+        back_BL = (kept_BW.flatten().cumsum(0) - 1).clamp_min(0).view(kept_BW.shape)[:, before:]
+        event_BLD, values_BLD = (part_PD[0].index_select(0, back_BL.flatten()) for part_PD in both_PD)
+        return event_BLD.view_as(items_BLD), values_BLD.view_as(items_BLD)
+
     def _refine(self, pooled_BQKD: Tensor, until_BQ: Tensor) -> Tensor:
         asked_BQ1H = self.until(until_BQ)[:, :, None]
         hidden = self.dropout(F.gelu(self.interest_in(self.interest_norm(pooled_BQKD)) + asked_BQ1H))
@@ -119,8 +142,8 @@ class LightweightEncoder(SavedModule):
             events: times and mask of the events.
             columns_BQ: the last column each result may see.
         """
-        event_BLD = self._events(items_BLD, events.gaps_BL, events.mask_BL)
-        values_BLD = items_BLD + self.value(self.value_norm(event_BLD))
+        read = self._read_packed if self.packed and len(items_BLD) > 1 else self._read
+        event_BLD, values_BLD = read(items_BLD, events)
         until_BQ = events.until_BL.gather(1, columns_BQ)
         if self.config.positions:
             logits_BQKL = self._self_attention(values_BLD, events.mask_BL)[:, None]

@@ -5,6 +5,7 @@ Models are read once (`load_models`); rankers over grown tables of items (`build
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def load_models(folder: Path) -> dict[str, Any]:
     return {name: load_model(folder / name) for name in MODELS if (folder / name).is_dir()}
 
 
+def quickened(models: dict[str, Any]) -> dict[str, Any]:
+    """The same networks in the forms that are made for serving; they must not learn any more."""
+    if "lightweight_encoder" in models:
+        models["lightweight_encoder"].packed = True
+    if "recommender" in models:
+        models["recommender"].quicken()
+    return models
+
+
 def build_rankers(models: dict[str, Any], rows: ItemRows, folder: Path) -> dict[str, ServedRanker]:
     """Rankers of these models over these items.
 
@@ -57,29 +67,33 @@ def build_rankers(models: dict[str, Any], rows: ItemRows, folder: Path) -> dict[
     """
     rankers: list[ServedRanker] = [PopularityRanker(rows.counts_N, rows.recommendable_N)]
     if "lightweight_encoder" in models:
-        rankers.append(LightweightEncoderRanker(models["lightweight_encoder"], rows.vectors_ND, rows.recommendable_N))
+        coarse = LightweightEncoderRanker(models["lightweight_encoder"], rows.vectors_ND, rows.recommendable_N)
+        rankers.append(remembering(coarse, "interest_vectors"))
     if "recommender" in models:
-        refined = remembering(_recommender(models, rows), "state")  # one pass of the decoder for all that rest on it
-        rankers.append(refined)
+        members = rankers[1:]
+        rankers.append(recommender := remembering(_recommender(models, rows, predictions=1), "state"))
         if "merge" in models:
-            rankers.append(hymirec := _merged(models, rows, rankers, folder))
+            rankers.append(_merged(models, rows, [*members, recommender], folder))
+        refined = remembering(_recommender(models, rows), "state")  # one pass of the decoder for all that rest on it
         if "posterior" in models:
             rankers.append(gemirec := _gemirec(models, rows, refined, folder))
         if "unified_merge" in models:
+            hymirec = _merged(models, rows, [*members, refined], folder)
             rankers.append(UnifiedRanker(hymirec, gemirec, models["unified_merge"]))
     return {ranker.name: ranker for ranker in rankers}
 
 
-def _recommender(models: dict[str, Any], rows: ItemRows) -> RecommenderRanker:
+def _recommender(models: dict[str, Any], rows: ItemRows, predictions: int | None = None) -> RecommenderRanker:
     assert rows.decoded_ND is not None, "a recommender comes with a codebook"
     recommender = models["recommender"]
     recent_ND, long_ND = recent_and_long(rows.vectors_ND, rows.decoded_ND, recommender.config)
-    return RecommenderRanker(recommender, rows.vectors_ND, recent_ND, long_ND, rows.recommendable_N)
+    return RecommenderRanker(recommender, rows.vectors_ND, recent_ND, long_ND, rows.recommendable_N, predictions)
 
 
-def _merged(models: dict[str, Any], rows: ItemRows, rankers: list[ServedRanker], folder: Path) -> MergedRanker:
+def _merged(models: dict[str, Any], rows: ItemRows, rankers: Sequence[Ranker], folder: Path) -> MergedRanker:
     known: dict[str, Ranker] = {ranker.name: ranker for ranker in rankers}
-    known[LINEAR_TRANSITIONS] = LinearTransitionsRanker(_widened(models["transitions"], len(rows.vectors_ND)))
+    transitions = LinearTransitionsRanker(_widened(models["transitions"], len(rows.vectors_ND)))
+    known[LINEAR_TRANSITIONS] = remembering(transitions, "scores")
     merge = models["merge"]
     missing = set(merge.config.members) - set(known)
     if missing:

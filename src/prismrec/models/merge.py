@@ -152,21 +152,31 @@ class MergedRanker(InterestRanker):
     def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """The pool's scores, shared out among the interests of all members: [B, K, N]."""
         weights = self.pool.weights(events, users_B, ends_B)
-        parts, shares = [], []
+        scores_BN = torch.zeros(())
+        claims = []  # each member's joint scores, and what its interests add up to, on its own scale
+        shares = torch.zeros(())  # what the interests of all members add up to; those of one, to its weight
         for name, member in self.pool.members.items():  # one pass of each member gives its score and its interests'
             if isinstance(member, InterestRanker):
                 joint_BKN = member.joint(events, users_B, ends_B).float()
-                shares.append(joint_BKN.log_softmax(1) + weights[name].clamp_min(SMALLEST_SHARE).log()[..., None])
-                scores_BN = joint_BKN.logsumexp(1)
+                member_BN = joint_BKN.logsumexp(1)
+                share_B1 = weights[name].clamp_min(SMALLEST_SHARE)
+                claims.append((joint_BKN, member_BN - share_B1.log()))
+                shares = shares + share_B1
             else:
-                scores_BN = member.scores(events, users_B, ends_B).float()
-            parts.append(weights[name] * scores_BN)
-        return torch.stack(parts).sum(0)[:, None] + torch.cat(shares, dim=1).log_softmax(1)
+                member_BN = member.scores(events, users_B, ends_B).float()
+            scores_BN = scores_BN + weights[name] * member_BN
+        scores_BN = scores_BN - shares.log()
+        return torch.cat([joint_BKN + (scores_BN - whole_BN)[:, None] for joint_BKN, whole_BN in claims], dim=1)
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K, D] unit vectors of all members' interests."""
         vectors = [teller.interest_vectors(events, users_B, ends_B) for teller in self.tellers]
         return torch.cat([vector for vector in vectors if vector is not None], dim=1)
+
+    def among(self, rows_C: Tensor) -> MergedRanker:
+        """The members among them."""
+        some = {name: member.among(rows_C) for name, member in self.pool.members.items()}
+        return MergedRanker(some, self.pool.merge, self.recommendable_N[rows_C])
 
     def labels(self) -> list[str]:
         """The members' interests: refined, "now", coarse."""

@@ -14,8 +14,10 @@ Shapes: B users, K interests, N items, G cells, D item dimension.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +43,11 @@ class InterestRanking(NamedTuple):
     interest_scores_KN: np.ndarray  # log P(i | u, k); -inf where the item isn't the interest's
     weights_K: np.ndarray  # P(k | u), of the interests returned; they sum to 1
     labels_K: list[str]  # stable ids, such as "refined-2" or a dictionary cell's "3-11"
+    rows: np.ndarray | None = None  # int64, the items that the N columns are of, rising; None: all of them
+
+    def rows_of(self, columns: np.ndarray) -> np.ndarray:
+        """The items of some columns."""
+        return columns if self.rows is None else self.rows[columns]
 
 
 class Claims(NamedTuple):
@@ -78,6 +85,21 @@ class Ranker(ABC):
         """The users' interests as unit vectors [B, K, D]; None where the model knows no interests."""
         return None
 
+    def among(self, rows_C: Tensor) -> Ranker:
+        """The same ranker with the scores of some items only, in C columns."""
+        return _Among(self, rows_C)
+
+
+class _Among(Ranker):
+    """Some columns of what a ranker says."""
+
+    def __init__(self, whole: Ranker, rows_C: Tensor) -> None:
+        self.whole, self.rows_C, self.name = whole, rows_C, whole.name
+
+    def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, C]."""
+        return self.whole.scores(events, users_B, ends_B)[:, self.rows_C]
+
 
 class ServedRanker(Ranker):
     """A ranker that tells interests apart, as the service shows them.
@@ -105,7 +127,6 @@ class ServedRanker(Ranker):
         joint_BKN, labels = zip(*map(self.interests, alone), strict=True)
         return claims_of(torch.stack(joint_BKN), labels[0])
 
-    @torch.inference_mode()
     def rank(
         self,
         items: np.ndarray,
@@ -113,7 +134,7 @@ class ServedRanker(Ranker):
         num_interests: int | None,
         now: int | None = None,
     ) -> InterestRanking:
-        """Interests of one history.
+        """Interests of one history, a non-empty one unless the ranker is the same for everybody.
 
         Args:
             items: [L] item indices, oldest first.
@@ -121,7 +142,23 @@ class ServedRanker(Ranker):
             now: seconds, when the recommendation is asked for; None where that is unknown.
             num_interests: keep the strongest so many; all that the model has by default.
         """
-        joint_KN, labels = self.interests(one_history(items, timestamps, now))
+        return self.rank_all(one_history(items, timestamps, now), [num_interests])[0]
+
+    @torch.inference_mode()
+    def rank_all(self, events: EventTable, num_interests_B: Sequence[int | None]) -> list[InterestRanking]:
+        """What `rank` says of every user of a table, by the users' order; sums may come out in another order.
+
+        One user at a time, unless a ranker knows a better way.
+
+        Args:
+            events: of B users.
+            num_interests_B: for each of them, as for `rank`.
+        """
+        ends = events.offsets_U1.diff().tolist()
+        joint = [self.interests(events.alone(user, end)) for user, end in enumerate(ends)]
+        return [self._ranked(*one, wanted) for one, wanted in zip(joint, num_interests_B, strict=True)]
+
+    def _ranked(self, joint_KN: Tensor, labels: list[str], num_interests: int | None) -> InterestRanking:
         if num_interests is None:
             return ranking(joint_KN, joint_KN.logsumexp(0), labels, self.shown_interests())
         return strongest_ranking(joint_KN, labels, num_interests)
@@ -144,6 +181,10 @@ class InterestRanker(ServedRanker):
     def labels(self) -> list[str]:
         """Ids of the K interests."""
 
+    @abstractmethod
+    def among(self, rows_C: Tensor) -> InterestRanker:
+        """Only these items are scored; histories are read as before."""
+
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Log-sum-exp over the interests."""
         return self.joint(events, users_B, ends_B).logsumexp(1)
@@ -159,6 +200,13 @@ class InterestRanker(ServedRanker):
         """All users at once."""
         joint_BKN = self.joint(events, users_B, ends_B).masked_fill(~self.recommendable_N, -torch.inf)
         return claims_of(joint_BKN, self.labels())
+
+    @torch.inference_mode()
+    def rank_all(self, events: EventTable, num_interests_B: Sequence[int | None]) -> list[InterestRanking]:
+        """All users at once."""
+        joint_BKN = self.joint(events, *everybody(events)).masked_fill(~self.recommendable_N, -torch.inf)
+        labels = self.labels()
+        return [self._ranked(*one) for one in zip(joint_BKN, [labels] * len(events), num_interests_B, strict=True)]
 
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """All interests of the first user."""
@@ -196,12 +244,13 @@ class LightweightEncoderRanker(InterestRanker):
 
     def __init__(self, encoder: LightweightEncoder, items_ND: Tensor, recommendable_N: Tensor) -> None:
         self.encoder, self.items_ND, self.recommendable_N = encoder, items_ND, recommendable_N
+        self.read_ND = items_ND  # what events are read from
         self.num_interests = encoder.config.num_interests
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K_c, D] unit vectors."""
         history = events.cut(users_B, (ends_B - self.encoder.config.length).clamp_min(0), ends_B)
-        interests_BKD: Tensor = self.encoder(self.items_ND[history.items_BL], history)
+        interests_BKD: Tensor = self.encoder(self.read_ND[history.items_BL], history)
         return interests_BKD
 
     def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
@@ -211,6 +260,10 @@ class LightweightEncoderRanker(InterestRanker):
     def labels(self) -> list[str]:
         """The coarse interests, by number."""
         return [f"coarse-{k + 1}" for k in range(self.num_interests)]
+
+    def among(self, rows_C: Tensor) -> LightweightEncoderRanker:
+        """With their vectors alone."""
+        return _with_items(self, rows_C)
 
 
 class RefinedState(NamedTuple):
@@ -226,6 +279,7 @@ class RecommenderRanker(InterestRanker):
     Args:
         recent_ND: item vectors that recent items are read from.
         long_ND: item vectors that the long history is read from.
+        predictions: of how many of the last events the state predicts the next; all if None, one is enough to rank by.
     """
 
     name = LLM_RECOMMENDER
@@ -238,8 +292,10 @@ class RecommenderRanker(InterestRanker):
         recent_ND: VectorTable,
         long_ND: VectorTable,
         recommendable_N: Tensor,
+        predictions: int | None = None,
     ) -> None:
         self.recommender, self.items_ND, self.recommendable_N = recommender, items_ND, recommendable_N
+        self.predictions = predictions
         self.recent_ND, self.long_ND = recent_ND, long_ND
         self.num_interests = recommender.config.num_interests + 1  # and "now"
 
@@ -249,7 +305,8 @@ class RecommenderRanker(InterestRanker):
         middle_B = (ends_B - config.recent_length).clamp_min(0)
         start_B = (middle_B - config.long_length).clamp_min(0)
         recent, long = events.cut(users_B, middle_B, ends_B), events.cut(users_B, start_B, middle_B)
-        return RefinedState(recent, self.recommender(recent, long, self.recent_ND, self.long_ND))
+        refined = self.recommender(recent, long, self.recent_ND, self.long_ND, self.predictions)
+        return RefinedState(recent, refined)
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """[B, K + 1, D] unit vectors: refined interests, and "now"."""
@@ -262,6 +319,19 @@ class RecommenderRanker(InterestRanker):
     def labels(self) -> list[str]:
         """K refined interests, and "now"."""
         return [*(f"refined-{k + 1}" for k in range(self.num_interests - 1)), "now"]
+
+    def among(self, rows_C: Tensor) -> RecommenderRanker:
+        """With their vectors alone."""
+        return _with_items(self, rows_C)
+
+
+_R = TypeVar("_R", LightweightEncoderRanker, RecommenderRanker)
+
+
+def _with_items(ranker: _R, rows_C: Tensor) -> _R:
+    some = copy.copy(ranker)
+    some.items_ND, some.recommendable_N = ranker.items_ND[rows_C], ranker.recommendable_N[rows_C]
+    return some
 
 
 def one_history(items: np.ndarray, timestamps: np.ndarray | None, now: int | None) -> EventTable:
@@ -310,6 +380,11 @@ def claims_of(joint_BKN: Tensor, labels: list[str]) -> Claims:
 def whole(events: EventTable) -> tuple[Tensor, Tensor]:
     """The first user and the number of all their events."""
     return torch.zeros(1, dtype=torch.int64), events.offsets_U1[1:2]
+
+
+def everybody(events: EventTable) -> tuple[Tensor, Tensor]:
+    """All users, and the number of each one's events."""
+    return torch.arange(len(events)), events.offsets_U1.diff()
 
 
 def recent_and_long(

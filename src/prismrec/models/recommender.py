@@ -35,6 +35,7 @@ from prismrec.models.lightweight_encoder import (
     LightweightEncoder,
     LightweightEncoderConfig,
 )
+from prismrec.models.quick_decoder import QuickDecoder
 from prismrec.quantization.code_table import VectorTable
 
 
@@ -56,7 +57,7 @@ class Refined(NamedTuple):
     """What one forward pass yields; all interest vectors have unit length."""
 
     refined_BKD: Tensor  # the K queries' interests
-    next_BLD: Tensor  # after every recent event, the prediction of the next
+    next_BLD: Tensor  # after every recent event, or the last ones, the prediction of the next
     gate_BK1: Tensor  # log weights of the refined interests and, last, the "now" interest
 
     @property
@@ -87,6 +88,7 @@ class Recommender(nn.Module):
         self.head = nn.Sequential(nn.Linear(hidden, dim), nn.GELU(), nn.Linear(dim, dim), nn.Dropout(config.dropout))
         self.gate = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(config.dropout)
+        self.quick: QuickDecoder | None = None
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log())
         nn.init.zeros_(self.gap.weight)
         nn.init.zeros_(self.until.weight)
@@ -98,6 +100,11 @@ class Recommender(nn.Module):
         """Inverse temperature that turns cosines into logits."""
         return self.log_scale.exp().clamp_max(MAX_SCALE)
 
+    def quicken(self) -> None:
+        """Take the forms that are made for serving, where there are; weights must not change any more."""
+        self.quick = QuickDecoder.of(self.backbone)
+        self.encoder.packed = True
+
     def coarse(self, long: EventBatch, long_ND: VectorTable) -> Tensor:
         """Coarse interests of the events before the recent window: [B, C, D]; null vectors where there are none."""
         null_BCD = self.null_CD.expand(len(long.mask_BL), -1, -1)
@@ -106,7 +113,14 @@ class Recommender(nn.Module):
         interests_BCD = self.encoder(long_ND[long.items_BL], long)
         return torch.where(long.mask_BL.any(1)[:, None, None], interests_BCD, null_BCD)
 
-    def forward(self, recent: EventBatch, long: EventBatch, recent_ND: VectorTable, long_ND: VectorTable) -> Refined:
+    def forward(
+        self,
+        recent: EventBatch,
+        long: EventBatch,
+        recent_ND: VectorTable,
+        long_ND: VectorTable,
+        predictions: int | None = None,
+    ) -> Refined:
         """Refine the interests of B users.
 
         Args:
@@ -114,8 +128,10 @@ class Recommender(nn.Module):
             long: the events before them, possibly none.
             recent_ND: item vectors the recent items are read from.
             long_ND: item vectors the long history is read from.
+            predictions: of how many of the last events the next one is predicted; of all by default.
         """
         batch, length = recent.items_BL.shape
+        length = predictions or length
         coarse_BCH = self.coarse_in(self.coarse(long, long_ND))
         until_BLH = self.until(recent.until_BL)
         event_BLH = self.item_in(recent_ND[recent.items_BL]) + self.gap(recent.gaps_BL) + until_BLH
@@ -123,10 +139,16 @@ class Recommender(nn.Module):
         inputs = self.input_norm(torch.cat([coarse_BCH, event_BLH, query_BKH], dim=1))
         always = recent.mask_BL.new_ones
         mask = torch.cat([always(batch, coarse_BCH.shape[1]), recent.mask_BL, always(batch, query_BKH.shape[1])], dim=1)
-        states = backbone.run(self.backbone, self.dropout(inputs), mask)[:, coarse_BCH.shape[1] :]
+        states = self._states(self.dropout(inputs), mask, length + query_BKH.shape[1])
         outputs = F.normalize((self.skip(states) + self.head(states)).float(), dim=-1)
         gate_BK1 = self.gate(states[:, length - 1 :]).squeeze(-1).float().roll(-1, dims=1).log_softmax(1)
         return Refined(outputs[:, length:], outputs[:, :length], gate_BK1)
+
+    def _states(self, inputs: Tensor, mask: Tensor, outputs: int) -> Tensor:
+        """The decoder's states at the last positions."""
+        if self.quick is not None:
+            return self.quick(inputs, mask, outputs)
+        return backbone.run(self.backbone, inputs, mask)[:, -outputs:]
 
     def interest_scores(self, refined: Refined, items_ND: Tensor) -> Tensor:
         """Score of every item under every interest, on one scale: [B, K+1, N]; merged by log-sum-exp."""

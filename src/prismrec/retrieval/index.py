@@ -37,6 +37,7 @@ RECALL, LENGTH, SAMPLE = 0.995, 100, 200  # sampled searches find this share of 
 NOISE = 0.5  # of a sampled search, beside the item's own length of one
 MARGIN = 1.25  # candidates for a place, as half precision may swap neighbours
 FILE = "index.faiss"
+PART = "index"  # of a bundle
 
 
 class Found(NamedTuple):
@@ -84,7 +85,7 @@ class ItemIndex:
             rows_C = self._shown(hidden)
             scores_C = _largest(interests_KD, self.items_ND)[rows_C]
         else:
-            rows_C = self._candidates(interests_KD, k, hidden)
+            rows_C = self.candidates(interests_KD, k, hidden)
             scores_C = _largest(interests_KD, self.items_ND[rows_C])
         return _best(rows_C, scores_C, k)
 
@@ -105,6 +106,11 @@ class ItemIndex:
         assert cells.ntotal == int(recommendable_N.sum()), "the index is of another item table"
         return cls(items_ND, recommendable_N, cells)
 
+    @classmethod
+    def of_bundle(cls, folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> Self | None:
+        """The index of a bundle; None where its catalogue is small enough to be scored as a whole."""
+        return cls.load(folder / PART, items_ND, recommendable_N) if (folder / PART).is_dir() else None
+
     def _shown(self, hidden: Tensor | None) -> Tensor:
         shown_N = self.recommendable_N
         if hidden is not None:
@@ -112,8 +118,8 @@ class ItemIndex:
             shown_N[hidden] = False
         return torch.nonzero(shown_N).flatten()
 
-    def _candidates(self, interests_KD: Tensor, k: int, hidden: Tensor | None) -> Tensor:
-        """[C] rows that one of the interests wants, by row."""
+    def candidates(self, interests_KD: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
+        """[C] rows that one of the interests wants, about k each, by row; an exact index has none."""
         import faiss
 
         assert self.cells is not None

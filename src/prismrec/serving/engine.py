@@ -7,18 +7,24 @@ generations (`prismrec.serving.added_items`): the engine then builds rankers ove
 once, so that an answer rests on one state from its first line to its last.
 
 Notable, all our choices:
+- A large catalogue is ranked by candidates (`prismrec.retrieval.narrowed`). Where filters and what was seen leave fewer
+  of them than a list is long, everything is scored for this one answer.
 - Unknown ids are ignored and reported. A history of which nothing is known gets popular items, every fifth of them one
   that was added lately, and a note that says so.
-- One recommendation at a time: it fills a core, and guests' rows are shared. No kedro, no polars.
+- Requests that wait are ranked together (`recommend_all`): a pass of the networks costs little more for a few users
+  than for one. One such pass at a time: it fills a core. A history with texts is ranked alone, since guests' rows are
+  shared, and so is one whose interests are kept. No kedro, no polars.
 
-Shapes: N rows of the tables, H items of a history, X added items, D item dimension.
+Shapes: N rows of the tables, H items of a history, B users ranked together, X added items, D item dimension.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -27,6 +33,7 @@ import numpy as np
 from prismrec.artifacts.bundle import MEND, POPULARITY, CatalogueItem, Versions, read_bundle
 from prismrec.errors import UserError
 from prismrec.models.item_text import NewItem
+from prismrec.retrieval.chunks import chunk_size
 from prismrec.serving.added_items import AddedItem, AddedItems, Generation
 from prismrec.serving.answers import DictionaryInterest, EngineDescription, Recommendation, RecommendedItem
 from prismrec.serving.catalogue import Catalogue
@@ -38,9 +45,11 @@ if TYPE_CHECKING:
     from prismrec.models.item_rows import ItemRows
     from prismrec.models.new_items import NewItemReader
     from prismrec.models.rankers import InterestRanking, ServedRanker
+    from prismrec.retrieval.index import ItemIndex
 
 MAX_TEXTS = 100  # different items that a history may bring by their text
 MANY_TEXTS = f"At most {MAX_TEXTS} are allowed; give ids, or add the items first: POST /items."
+TOGETHER = 8  # users ranked in one pass; more gain little, and wait for each other
 KEPT_FORMAT = 1  # of what is kept of a user; another one is not read
 KEPT_INTERESTS = 16  # of a user between requests: as many as a request may ask for
 EMPTY_NOTE = "The history is empty: these are the most popular items."
@@ -73,6 +82,56 @@ class Memory(Protocol):
         """Keep this."""
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One recommendation that is asked for.
+
+    Attributes:
+        history: item ids or items by their text, oldest first; unknown ids are ignored and reported.
+        k: items of each list; fewer where the catalogue has no more.
+        num_interests: interests at most; the model's own number by default.
+        exclude_seen: leave the history's items out of every list, whatever the kinds of their events.
+        model: name of a ranker; the bundle's default if None.
+        timestamps: seconds, one an event; none where they are unknown.
+        now: seconds, when the recommendation is asked for; counts only beside `timestamps`.
+        events: kinds of the events, one each; those that training left out are left out here.
+        allow: ids of the items that may be shown; all if empty.
+        deny: ids that may not.
+        categories: an item shown has one of these; any if empty.
+        diversity: from 0, the likelihood, to 1, interests in turn; see `prismrec.retrieval.merging`.
+        novelty: weight of interests that the history does not show, from 0; see the model's own page.
+        temperature: of the posterior; above 1 spreads a user's interests, below 1 sharpens them.
+        memory: keeps the user's strongest interests, which alone count then, where the model has a posterior.
+    """
+
+    history: Sequence[str | NewItem]
+    k: int = 10
+    num_interests: int | None = None
+    exclude_seen: bool = True
+    model: str | None = None
+    timestamps: Sequence[int] = ()
+    now: int | None = None
+    events: Sequence[str] = ()
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    diversity: float = 0.0
+    novelty: float = 0.0
+    temperature: float = 1.0
+    memory: Memory | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it cannot be ranked together with others."""
+        return self.memory is not None or bool({*map(type, self.history)} - {str})
+
+    @property
+    def dials(self) -> dict[str, float]:
+        """The `Knobs` that are turned."""
+        turned = {"novelty": self.novelty} if self.novelty else {}
+        return turned | ({"temperature": self.temperature} if self.temperature != 1 else {})
+
+
 class State(NamedTuple):
     """What answers rest on, swapped as a whole."""
 
@@ -88,9 +147,14 @@ class Past(NamedTuple):
 
     rows_H: np.ndarray  # of events that count
     times_H: np.ndarray | None
-    seen: list[int]  # rows of all items of the history, of whatever kinds the events are
+    seen: np.ndarray  # rows of all items of the history, of whatever kinds the events are
     unknown: list[str]
     titles: dict[int, str]  # of the rows of items that came as texts
+
+    @property
+    def cold(self) -> bool:
+        """Whether there is nothing to rank by."""
+        return not len(self.rows_H)
 
 
 class Engine:
@@ -139,6 +203,7 @@ class Engine:
         self._state = self._base
         self._refused: str | None = None  # mark of the additions that are damaged
         self._models: dict[str, Any] = {}
+        self._index: ItemIndex | None = None
         self._folder = Path()
         cells: dict[str, int] = {}
         if rows is not None and rows.dictionary is not None:
@@ -163,17 +228,21 @@ class Engine:
         import torch
 
         from prismrec.models.item_rows import ItemRows
-        from prismrec.models.loading import build_rankers, load_models
+        from prismrec.models.loading import build_rankers, load_models, quickened
         from prismrec.models.new_items import NewItemReader
+        from prismrec.retrieval.index import ItemIndex
+        from prismrec.retrieval.narrowed import narrowed
 
         bundle = read_bundle(folder)
         manifest = bundle.manifest
-        models, reader = load_models(folder), NewItemReader.load(folder)
+        models, reader = quickened(load_models(folder)), NewItemReader.load(folder)
         no_rows, no_vectors = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-        rows = ItemRows.load(folder).grown(no_rows, no_vectors, 0 if reader is None else MAX_TEXTS)
+        rows = ItemRows.load(folder)
+        index = ItemIndex.of_bundle(folder, rows.vectors_ND, rows.recommendable_N)
+        rows = rows.grown(no_rows, no_vectors, 0 if reader is None else MAX_TEXTS)
         engine = cls(
             bundle.items,
-            build_rankers(models, rows, folder),
+            narrowed(build_rankers(models, rows, folder), index, rows.changed_X),
             manifest.default_model,
             manifest.versions,
             bundle.labels,
@@ -182,7 +251,7 @@ class Engine:
             meter,
             rows,
         )
-        engine._models, engine._folder, engine.reader = models, folder, reader
+        engine._models, engine._folder, engine.reader, engine._index = models, folder, reader, index
         for name in models.keys() & STEPS.keys():
             engine._watch.watch(models[name], STEPS[name])
         if added is not None and reader is not None:
@@ -216,81 +285,111 @@ class Engine:
             texts=self.reader is not None,
         )
 
-    def recommend(
-        self,
-        history: Sequence[str | NewItem],
-        k: int = 10,
-        num_interests: int | None = None,
-        exclude_seen: bool = True,
-        model: str | None = None,
-        timestamps: Sequence[int] = (),
-        now: int | None = None,
-        events: Sequence[str] = (),
-        allow: Sequence[str] = (),
-        deny: Sequence[str] = (),
-        categories: Sequence[str] = (),
-        diversity: float = 0.0,
-        novelty: float = 0.0,
-        temperature: float = 1.0,
-        memory: Memory | None = None,
-    ) -> Recommendation:
+    def recommend(self, history: Sequence[str | NewItem], **options: Any) -> Recommendation:
         """Recommend for a raw history.
 
         Args:
-            history: item ids or items by their text, oldest first; unknown ids are ignored and reported.
-            k: items of each list; fewer where the catalogue has no more.
-            num_interests: interests at most; the model's own number by default.
-            exclude_seen: leave the history's items out of every list, whatever the kinds of their events.
-            model: name of a ranker; the bundle's default if None.
-            timestamps: seconds, one an event; none where they are unknown.
-            now: seconds, when the recommendation is asked for; counts only beside `timestamps`.
-            events: kinds of the events, one each; those that training left out are left out here.
-            allow: ids of the items that may be shown; all if empty.
-            deny: ids that may not.
-            categories: an item shown has one of these; any if empty.
-            diversity: from 0, the likelihood, to 1, interests in turn; see `prismrec.retrieval.merging`.
-            novelty: weight of interests that the history does not show, from 0; see the model's own page.
-            temperature: of the posterior; above 1 spreads a user's interests, below 1 sharpens them.
-            memory: keeps the user's strongest interests, which alone count then, where the model has a posterior.
+            history: see `Question`.
+            options: the other fields of `Question`.
 
         Raises:
             UnknownModel: the bundle holds no such ranker.
             NoTexts: the history has texts, and the bundle carries no text encoder.
         """
-        with self._turn:
-            state, name, note = self._state, self._known_model(model), None
-            past = self._past(state, history, timestamps, events)
-            if cold := not len(past.rows_H):
-                name, note = POPULARITY, _cold_note(history, past)
-            with self._watch.rest("search"):
-                dials = {"novelty": novelty} if novelty else {}
-                dials |= {"temperature": temperature} if temperature != 1 else {}
-                if memory is not None and not dials and hasattr(state.rankers[name], "keep"):
-                    ranking, dial = self._rank_kept(state, name, past, num_interests, now, memory), None
-                else:
-                    ranking, dial = self._rank(state, name, past, num_interests, now, dials)
-            if cold and len(state.catalogue) > state.catalogue.from_bundle:
-                ranking = with_newcomers(ranking, state.catalogue)
-            with self._watch.rest("merge"):
-                lists = self._lists(state)
-                hidden_N = lists.hidden(len(ranking.scores_N), allow, deny, categories)
-                if exclude_seen:
-                    hidden_N[past.seen] = True
-                items = lists.merged(ranking, hidden_N, k, diversity)
-                if cold and any(state.catalogue.is_added(item.item_id) for item in items):
-                    note = f"{note}{NEW_NOTE}"
-                answer = Recommendation(
-                    interests=lists.interests(ranking, hidden_N, k, past.rows_H.tolist(), past.titles),
-                    items=items,
-                    unknown_items=past.unknown,
-                    model=name,
-                    versions=self.versions,
-                    note=" ".join(filter(None, (note, None if cold else dial))) or None,
-                )
-            for step, seconds in self._watch.take().items():
-                self.meter.step(step, seconds)
-        self.meter.answer(cold)
+        (answer,) = self.recommend_all([Question(history, **options)])
+        if isinstance(answer, Exception):
+            raise answer
         return answer
+
+    def recommend_all(self, questions: Sequence[Question]) -> list[Recommendation | Exception]:
+        """Answer several users, ranked together as far as memory and their questions allow.
+
+        Returns:
+            In their order; a question that cannot be answered has its own error, and none does another harm. Answers
+            are those that each would get by itself, up to the order in which float32 sums are taken.
+        """
+        answers: dict[int, Recommendation | Exception] = {}
+        with self._turn:
+            for places in self._together(questions):
+                answers |= zip(places, self._answers([questions[place] for place in places]), strict=True)
+        return [answers[place] for place in range(len(questions))]
+
+    def _together(self, questions: Sequence[Question]) -> Iterator[list[int]]:
+        """Places of the questions that are ranked in one pass."""
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for place, question in enumerate(questions):
+            alone = place if question.alone else None
+            groups[alone, question.model or self.default_model, *question.dials.items()].append(place)
+        for (_, model, *_), places in groups.items():
+            ranker = self.rankers.get(model)  # one that is not there is refused soon
+            size = 1 if ranker is None else min(TOGETHER, chunk_size(len(self.catalogue), ranker.held))
+            yield from (places[start : start + size] for start in range(0, len(places), size))
+
+    def _answers(self, questions: Sequence[Question]) -> list[Recommendation | Exception]:
+        """Of one pass; where it fails, each by itself, so that an error stays with its question."""
+        try:
+            return list(self._answer(self._state, questions))
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+            return [answer for one in questions for answer in self._answers([one])]
+        finally:
+            self._watch.take()  # nobody's time is counted for the next
+
+    def _answer(self, state: State, questions: Sequence[Question]) -> list[Recommendation]:
+        """One pass: of one user, or of several that name one model and turn its dials alike."""
+        name = self._known_model(questions[0].model)
+        pasts = [self._past(state, question) for question in questions]
+        with self._watch.rest("search"):
+            rankings, dial = self._rank(state, name, questions, pasts)
+        with self._watch.rest("merge"):
+            lists = self._lists(state)
+            answers = [
+                self._listed(state, lists, *one, name, dial) for one in zip(questions, pasts, rankings, strict=True)
+            ]
+        for step, seconds in self._watch.take().items():
+            for _ in questions:
+                self.meter.step(step, seconds / len(questions))
+        for past in pasts:
+            self.meter.answer(past.cold)
+        return answers
+
+    def _listed(
+        self,
+        state: State,
+        lists: Lists,
+        question: Question,
+        past: Past,
+        ranking: InterestRanking,
+        name: str,
+        dial: str | None,
+    ) -> Recommendation:
+        """The answer to one question, from its ranking by the model `name`."""
+        if past.cold and len(state.catalogue) > state.catalogue.from_bundle:
+            ranking = with_newcomers(ranking, state.catalogue)
+        num_rows = len(ranking.scores_N) if state.rows is None else len(state.rows.vectors_ND)
+        hidden_N = lists.hidden(num_rows, question.allow, question.deny, question.categories)
+        if question.exclude_seen:
+            hidden_N[past.seen] = True
+        if ranking.rows is not None:
+            if np.count_nonzero(~hidden_N[ranking.rows]) < question.k:  # too few candidates are left to show
+                ranking = _ranked(state.rankers[name].whole, [(question, past)])[0]  # type: ignore[attr-defined]
+            else:
+                hidden_N = hidden_N[ranking.rows]
+        items = lists.merged(ranking, hidden_N, question.k, question.diversity)
+        note = dial
+        if past.cold:
+            name, note = POPULARITY, _cold_note(question.history, past)
+            if any(state.catalogue.is_added(item.item_id) for item in items):
+                note = f"{note}{NEW_NOTE}"
+        return Recommendation(
+            interests=lists.interests(ranking, hidden_N, question.k, past.rows_H, past.titles),
+            items=items,
+            unknown_items=past.unknown,
+            model=name,
+            versions=self.versions,
+            note=note,
+        )
 
     def similar(self, item: str | NewItem, k: int = 10) -> list[RecommendedItem]:
         """The items whose vectors have the largest cosine with an item's, best first.
@@ -403,6 +502,7 @@ class Engine:
         import torch
 
         from prismrec.models.loading import build_rankers
+        from prismrec.retrieval.narrowed import narrowed
 
         old = self._base  # not the state of the moment: its additions may have been removed
         assert old.rows is not None
@@ -416,68 +516,68 @@ class Engine:
             changed.append(CatalogueItem(row, item.item_id, item.title, item.categories, True))
         rows = old.rows.grown(torch.tensor(rows_X), torch.from_numpy(generation.vectors_XD), MAX_TEXTS)
         catalogue = old.catalogue.with_items(changed, rows.counts_N[:total])
-        return State(
-            catalogue, build_rankers(self._models, rows, self._folder), rows, generation.number, generation.mark
-        )
+        rankers = narrowed(build_rankers(self._models, rows, self._folder), self._index, rows.changed_X)
+        return State(catalogue, rankers, rows, generation.number, generation.mark)
 
-    def _past(
-        self, state: State, history: Sequence[str | NewItem], timestamps: Sequence[int], events: Sequence[str]
-    ) -> Past:
+    def _past(self, state: State, question: Question) -> Past:
         """The history in rows; texts get theirs."""
+        history, timestamps, events = question.history, question.timestamps, question.events
         known = state.catalogue.rows
         counted = self._counted_events if events else None
-        kept = [place for place in range(len(history)) if not counted or events[place] in counted]
-        unknown = dict.fromkeys(item for item in history if isinstance(item, str) and item not in known)
-        guests = self._put_guests(state, dict.fromkeys(item for item in history if not isinstance(item, str)))
-        every = [known.get(item) if isinstance(item, str) else guests[item] for item in history]
-        rows = [every[place] for place in kept]
-        titles = {row: item.title for item, row in guests.items()}
-        times_H = None
-        if timestamps:
-            times = [timestamps[place] for place, row in zip(kept, rows, strict=True) if row is not None]
-            times_H = np.array(times, dtype=np.int64)
-        counting = np.array([row for row in rows if row is not None], np.int64)
-        return Past(counting, times_H, [row for row in every if row is not None], list(unknown), titles)
+        others = dict.fromkeys(item for item in history if item not in known)
+        guests = self._put_guests(state, [item for item in others if not isinstance(item, str)])
+        unknown = [item for item in others if isinstance(item, str)]
+        row_of: Any = ChainMap(known, guests) if guests else known  # by ids and texts
+        rows = np.array([row_of.get(item, -1) for item in history], np.int64)
+        kept_H = rows >= 0
+        seen = rows[kept_H]
+        if counted:
+            kept_H &= np.array([kind in counted for kind in events], dtype=bool)
+        times_H = np.array(timestamps, dtype=np.int64)[kept_H] if timestamps else None
+        return Past(rows[kept_H], times_H, seen, unknown, {row: item.title for item, row in guests.items()})
 
-    def _put_guests(self, state: State, guests: Iterable[NewItem]) -> dict[NewItem, int]:
+    def _put_guests(self, state: State, guests: Sequence[NewItem]) -> dict[NewItem, int]:
         """Write items that came as texts into the spare rows, and return the row of each."""
-        if not (items := list(guests)):
+        if not guests:
             return {}
         import torch
 
         reader = self._reader()
         assert state.rows is not None
-        if len(items) > state.rows.guests:
-            raise UserError(f"The history has {len(items):,} different items as texts.", "history", MANY_TEXTS)
+        if len(guests) > state.rows.guests:
+            raise UserError(f"The history has {len(guests):,} different items as texts.", "history", MANY_TEXTS)
         hits, misses = reader.hits, reader.misses
-        rows = range(state.rows.first_guest, state.rows.first_guest + len(items))
-        state.rows.put(torch.tensor(rows), reader.vectors(items, [None] * len(items)))
+        rows = range(state.rows.first_guest, state.rows.first_guest + len(guests))
+        state.rows.put(torch.tensor(rows), reader.vectors(guests, [None] * len(guests)))
         self.meter.cache("texts", reader.hits - hits, reader.misses - misses)
-        return dict(zip(items, rows, strict=True))
+        return dict(zip(guests, rows, strict=True))
 
     def _rank(
-        self,
-        state: State,
-        name: str,
-        past: Past,
-        num_interests: int | None,
-        now: int | None,
-        dials: Mapping[str, float],
-    ) -> tuple[InterestRanking, str | None]:
-        """The ranker's answer, and what is to be said of dials (`Knobs`) that it does not have."""
+        self, state: State, name: str, questions: Sequence[Question], pasts: Sequence[Past]
+    ) -> tuple[list[InterestRanking], str | None]:
+        """The ranker's answers, and what is to be said of dials (`Knobs`) that it does not have."""
         ranker: Any = state.rankers[name]
-        note = None
+        dials, note = questions[0].dials, None
         if dials and hasattr(ranker, "with_knobs"):
             from prismrec.models.posterior import Knobs
 
             ranker = ranker.with_knobs(Knobs(**dials))
         elif dials:
             note = f"The model {name} has no {' or '.join(dials)} dial."
-        return ranker.rank(past.rows_H, past.times_H, num_interests, now), note
+        rankings: dict[int, InterestRanking] = {}
+        warm = []
+        for place, (question, past) in enumerate(zip(questions, pasts, strict=True)):
+            if past.cold:
+                rankings[place] = state.rankers[POPULARITY].rank(past.rows_H, None, question.num_interests)
+            elif question.memory is not None and not dials and hasattr(ranker, "keep"):
+                rankings[place] = self._rank_kept(state, name, question, past, question.memory)
+            else:
+                warm.append(place)
+        if warm:
+            rankings |= zip(warm, _ranked(ranker, [(questions[p], pasts[p]) for p in warm]), strict=True)
+        return [rankings[place] for place in range(len(questions))], note
 
-    def _rank_kept(
-        self, state: State, name: str, past: Past, num_interests: int | None, now: int | None, memory: Memory
-    ) -> InterestRanking:
+    def _rank_kept(self, state: State, name: str, question: Question, past: Past, memory: Memory) -> InterestRanking:
         """The ranking by the user's strongest interests: those remembered, or new ones, which then are."""
         import torch
         from safetensors.torch import load, save
@@ -488,7 +588,7 @@ class Engine:
         ranker = state.rankers[name]
         assert isinstance(ranker, GemiRecRanker)
         with torch.inference_mode():
-            events = one_history(past.rows_H, past.times_H, now)
+            events = one_history(past.rows_H, past.times_H, question.now)
             # The time of the request enters as the bucket of the time since the last event, and as nothing else.
             parts = (KEPT_FORMAT, ranker.dictionary, self.bundle, state.mark, name, int(events.until_E[-1]))
             key = "/".join(map(str, parts))
@@ -497,12 +597,21 @@ class Engine:
             kept = KeptInterests(**load(found)) if found else ranker.keep(events, KEPT_INTERESTS)
             if found is None:
                 memory.remember(key, save(kept._asdict()))
-            shown = num_interests or ranker.shown_interests() or KEPT_INTERESTS
+            shown = question.num_interests or ranker.shown_interests() or KEPT_INTERESTS
             return strongest_ranking(*ranker.kept_interests(kept), shown)
+
+
+def _ranked(ranker: ServedRanker, asked: Sequence[tuple[Question, Past]]) -> list[InterestRanking]:
+    """Rankings of several users by one pass."""
+    from prismrec.models.events import EventTable
+    from prismrec.models.rankers import one_history
+
+    events = EventTable.joined([one_history(past.rows_H, past.times_H, question.now) for question, past in asked])
+    return ranker.rank_all(events, [question.num_interests for question, _ in asked])
 
 
 def _cold_note(history: Sequence[str | NewItem], past: Past) -> str:
     """Why the answer is what is popular."""
     if not history:
         return EMPTY_NOTE
-    return UNCOUNTED_NOTE if past.seen else UNKNOWN_NOTE
+    return UNCOUNTED_NOTE if len(past.seen) else UNKNOWN_NOTE

@@ -4,13 +4,15 @@ Notable, all our choices: equal scores go to the smaller row. An item of the mer
 with the highest weight × probability for it: papers merge lists, but do not say whose an item is. The reason for an
 interest is the items of the history nearest to the mean vector of its first items.
 
-Shapes: N rows of the tables, K interests, k items of a list, n items looked at.
+Shapes: N rows of the tables, D item dimension, K interests, H items of a history, k items of a list, n items looked
+at.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,30 +76,33 @@ class Lists:
         return hidden_N
 
     def interests(
-        self, ranking: InterestRanking, hidden_N: np.ndarray, k: int, met: Sequence[int], titles: Mapping[int, str]
+        self, ranking: InterestRanking, hidden_N: np.ndarray, k: int, met: np.ndarray, titles: Mapping[int, str]
     ) -> list[RecommendedInterest]:
         """Each interest with its own list and reasons.
 
         Args:
+            hidden_N: columns of the ranking that may not be shown.
             met: rows of the history.
             titles: of those among them that are guests.
         """
-        known = np.array(sorted(set(met)), dtype=np.int64)
-        interests = []
-        for scores_N, weight, name in zip(ranking.interest_scores_KN, ranking.weights_K, ranking.labels_K, strict=True):
-            best = top_k(np.where(hidden_N, -np.inf, scores_N), max(k, LABEL_ITEMS))
-            reasons = [self._reason(row, titles) for row in _nearest(self.rows, known, best)]
-            interests.append(
-                RecommendedInterest(
-                    name,
-                    self._label(name, best),
-                    round(float(weight), DECIMALS),
-                    self.names.dictionary if name in self.names.cells else None,
-                    reasons,
-                    [self.item(index, scores_N[index]) for index in best[:k]],
-                )
+        scores_KN = ranking.interest_scores_KN
+        best_K = top_k(np.where(hidden_N, -np.inf, scores_KN), max(k, LABEL_ITEMS))
+        rows_K = [ranking.rows_of(best) for best in best_K]
+        nearest_K = _nearest(self.rows, np.unique(met), rows_K)
+        weights_K = ranking.weights_K.tolist()
+        return [
+            RecommendedInterest(
+                name,
+                self._label(name, rows),
+                round(weight, DECIMALS),
+                self.names.dictionary if name in self.names.cells else None,
+                [self._reason(row, titles) for row in nearest],
+                self._items(rows[:k], scores_N[best[:k]]),
             )
-        return interests
+            for name, weight, best, rows, nearest, scores_N in zip(
+                ranking.labels_K, weights_K, best_K, rows_K, nearest_K, scores_KN, strict=True
+            )
+        ]
 
     def merged(self, ranking: InterestRanking, hidden_N: np.ndarray, k: int, diversity: float) -> list[RecommendedItem]:
         """One list of all interests; see `prismrec.retrieval.merging` for diversity."""
@@ -110,11 +115,11 @@ class Lists:
 
             owners_N = _owners(ranking, slice(None))
             turned_1N = diversified(torch.from_numpy(scores_N)[None], torch.from_numpy(owners_N)[None], diversity)
-            best = top_k(turned_1N[0].numpy(), k)
+            (best,) = top_k(turned_1N.numpy(), k)
         else:
-            best = top_k(scores_N, k)
-        owned = zip(best, _owners(ranking, best), strict=True)
-        return [self.item(index, ranking.scores_N[index], names[owner]) for index, owner in owned]
+            (best,) = top_k(scores_N[None], k)
+        owned = [names[owner] for owner in _owners(ranking, best)]
+        return self._items(ranking.rows_of(best), ranking.scores_N[best], owned)
 
     def dictionary(self, cells_N: np.ndarray, counts_N: np.ndarray) -> list[DictionaryInterest]:
         """The dictionary's interests that have items, those of most items first."""
@@ -122,7 +127,7 @@ class Lists:
         cells_n, counts_n = np.where(self.catalogue.active_N, cells_N[:size], -1), counts_N[:size]
         found = []
         for name, cell in self.names.cells.items():
-            best = top_k(np.where(cells_n == cell, counts_n, -np.inf), TOP_ITEMS)
+            (best,) = top_k(np.where(cells_n == cell, counts_n, -np.inf)[None], TOP_ITEMS)
             if len(best):
                 tops = [self._reason(index, {}) for index in best]
                 found.append(DictionaryInterest(name, self._label(name, best), int((cells_n == cell).sum()), tops))
@@ -130,13 +135,18 @@ class Lists:
 
     def best(self, scores_N: np.ndarray, hidden_N: np.ndarray, k: int) -> list[RecommendedItem]:
         """The k best items that may be shown."""
-        best = top_k(np.where(hidden_N, -np.inf, scores_N), k)
-        return [self.item(index, scores_N[index]) for index in best]
+        (best,) = top_k(np.where(hidden_N, -np.inf, scores_N)[None], k)
+        return self._items(best, scores_N[best])
 
-    def item(self, index: int, score: float, interest: str | None = None) -> RecommendedItem:
-        """An item with its title and score."""
-        item = self.catalogue.items[index]
-        return RecommendedItem(item.item_id, item.title, round(float(score), DECIMALS), interest)
+    def _items(
+        self, rows_k: np.ndarray, scores_k: np.ndarray, interests: Sequence[str | None] | None = None
+    ) -> list[RecommendedItem]:
+        """Items with their titles and scores, and the interest each is credited to, if any."""
+        items = (self.catalogue.items[row] for row in rows_k.tolist())
+        return [
+            RecommendedItem(item.item_id, item.title, round(score, DECIMALS), interest)
+            for item, score, interest in zip(items, scores_k.tolist(), interests or [None] * len(rows_k), strict=True)
+        ]
 
     def _reason(self, row: int, titles: Mapping[int, str]) -> Reason:
         if row in titles:
@@ -153,7 +163,7 @@ class Lists:
 
 def _common_categories(items: Iterable[CatalogueItem]) -> str:
     """The two commonest categories of some items, or nothing where items have none."""
-    counts = Counter(category for item in items for category in item.categories)
+    counts = Counter(chain.from_iterable(item.categories for item in items))
     return ", ".join(sorted(counts, key=lambda category: (-counts[category], category))[:2])
 
 
@@ -164,13 +174,14 @@ def _owners(ranking: InterestRanking, items: np.ndarray | slice) -> np.ndarray:
     return np.where(claims_Kn.max(0) > -np.inf, claims_Kn.argmax(0), len(claims_Kn))
 
 
-def _nearest(rows: ItemRows | None, met: np.ndarray, best: np.ndarray) -> list[int]:
-    """Rows of a history's distinct items nearest to the mean vector of an interest's first items, nearest first."""
-    if rows is None or not len(met) or not len(best):
-        return []
+def _nearest(rows: ItemRows | None, met: np.ndarray, best_K: Sequence[np.ndarray]) -> list[list[int]]:
+    """For each interest, rows of a history's distinct items nearest to the mean vector of its first items."""
+    if rows is None or not len(met):
+        return [[] for _ in best_K]
     vectors_ND = rows.vectors_ND.numpy()
-    cosines = vectors_ND[met] @ vectors_ND[best[:REASON_ITEMS]].mean(0)
-    return [int(met[place]) for place in np.argsort(-cosines, kind="stable")[:REASONS]]
+    means_KD = np.stack([vectors_ND[best[:REASON_ITEMS]].sum(0) for best in best_K])  # but for their lengths
+    nearest_KH = np.argsort(-(means_KD @ vectors_ND[met].T), axis=1, kind="stable")[:, :REASONS]
+    return [met[nearest].tolist() if len(best) else [] for best, nearest in zip(best_K, nearest_KH, strict=True)]
 
 
 def with_newcomers(ranking: InterestRanking, catalogue: Catalogue) -> InterestRanking:
@@ -193,16 +204,20 @@ def with_newcomers(ranking: InterestRanking, catalogue: Catalogue) -> InterestRa
     return type(ranking)(merged_N, joint_2N - mass_2[:, None], weights_2, ["popular", "new"])
 
 
-def top_k(scores_N: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k highest scores, best first, equal ones by index; those at -inf never.
+def top_k(scores_KN: np.ndarray, k: int) -> list[np.ndarray]:
+    """Indices of each row's k highest scores, best first, equal ones by index; those at -inf never.
 
     Args:
-        scores_N: no NaN.
+        scores_KN: no NaN.
         k: at least 1.
     """
-    candidates = np.flatnonzero(scores_N > -np.inf)
-    if len(candidates) > k:
-        # Everything that ties with the k-th stays in, so that the index decides, not the partition.
-        threshold = np.partition(scores_N[candidates], len(candidates) - k)[len(candidates) - k]
-        candidates = candidates[scores_N[candidates] >= threshold]
-    return candidates[np.argsort(-scores_N[candidates], kind="stable")][:k]
+    size = scores_KN.shape[1]
+    # Everything that ties with the k-th stays in, so that the index decides, not the partition.
+    threshold_K = (
+        np.partition(scores_KN, size - k, axis=1)[:, size - k] if k < size else np.full(len(scores_KN), -np.inf)
+    )
+    best_K = []
+    for scores_N, threshold in zip(scores_KN, threshold_K, strict=True):
+        chosen = np.flatnonzero(scores_N >= threshold if threshold > -np.inf else scores_N > -np.inf)
+        best_K.append(chosen[np.argsort(-scores_N[chosen], kind="stable")][:k])
+    return best_K

@@ -5,12 +5,12 @@ It knows neither HTTP nor BentoML: an operation takes the engine of the moment a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import prismrec
-from prismrec.serving.engine import Engine
+from prismrec.serving.engine import Engine, Question
 from prismrec.serving.types import (
     AddItemsRequest,
     Answer,
@@ -39,6 +39,8 @@ class Operation:
         answer: gets the engine and the request, None where there is nothing to say.
         response: what it gives.
         request: of POST the JSON body, else the parameters of path and query by their names.
+        together: answers several requests at once, each with what it gets or with its own error; they are then
+            answered together as they wait.
         errors: statuses that it may answer beside those of every operation, with when.
     """
 
@@ -48,6 +50,7 @@ class Operation:
     answer: Callable[[Engine, Any], Answer]
     response: type[Answer]
     request: type[Request] | None = None
+    together: Callable[[Engine, Sequence[Any]], list[Answer | Exception]] | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -56,8 +59,18 @@ def recommend(engine: Engine, request: RecommendRequest) -> RecommendResponse:
     return RecommendResponse.of(engine.recommend(**request.arguments()))
 
 
+def recommend_together(engine: Engine, requests: Sequence[RecommendRequest]) -> list[Answer | Exception]:
+    """Answer several histories."""
+    found = engine.recommend_all([Question(**one.arguments()) for one in requests])
+    return [one if isinstance(one, Exception) else RecommendResponse.of(one) for one in found]
+
+
 def _recommend_batch(engine: Engine, request: BatchRequest) -> BatchResponse:
-    return BatchResponse(responses=[recommend(engine, one) for one in request.requests])
+    found = recommend_together(engine, request.requests)
+    for one in found:
+        if isinstance(one, Exception):
+            raise one
+    return BatchResponse.model_construct(responses=found)
 
 
 def _similar_items(engine: Engine, request: SimilarRequest) -> SimilarResponse:
@@ -103,6 +116,7 @@ ENGINE_OPERATIONS: tuple[Operation, ...] = (
         recommend,
         RecommendResponse,
         RecommendRequest,
+        recommend_together,
         NO_TEXTS,
     ),
     Operation(
@@ -112,7 +126,7 @@ ENGINE_OPERATIONS: tuple[Operation, ...] = (
         _recommend_batch,
         BatchResponse,
         BatchRequest,
-        NO_TEXTS,
+        errors=NO_TEXTS,
     ),
     Operation(
         "POST",
@@ -121,7 +135,7 @@ ENGINE_OPERATIONS: tuple[Operation, ...] = (
         _similar_items,
         SimilarResponse,
         SimilarRequest,
-        {404: "The catalogue has no such item.", **NO_TEXTS},
+        errors={404: "The catalogue has no such item.", **NO_TEXTS},
     ),
     Operation(
         "GET",
@@ -140,7 +154,7 @@ ENGINE_OPERATIONS: tuple[Operation, ...] = (
         _add_items,
         ModelResponse,
         AddItemsRequest,
-        {
+        errors={
             404: "No folder was set up for added items.",
             409: "Too many were added already, or those on disk are damaged.",
             **NO_TEXTS,

@@ -13,10 +13,12 @@ keeps answering from that one when a newer one is stored; PRISMREC_MODEL names a
     OMP_NUM_THREADS     threads of a worker's computing, 1 by default: scoring one user does not gain from more
 
 Notable: no `@bentoml.api`. BentoML logs a traceback for every invalid request, and its OpenAPI document knows neither
-limits nor examples nor errors; its Starlette does both. BentoML's metrics and access log are off: they hold the paths
-of requests, and with them users' ids. The first answer is computed before the service says it is ready.
+limits nor examples nor errors; its Starlette does both. BentoML's metrics, access log and spans are off: they hold the
+paths of requests, and with them users' ids; spans also cost more than all else around an answer. The first answer is
+computed before the service says it is ready.
 """
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -43,6 +45,7 @@ ITEMS_FOLDER = "prismrec-items"  # in BentoML's home: in the model store it woul
 KEY_VARIABLE = "PRISMREC_API_KEY"
 TRAFFIC = {"timeout": 60}  # the web layer's limits come first
 OFF = {"enabled": False}
+NO_SPANS = {"excluded_urls": [".*"]}  # BentoML has no switch, and makes spans though nobody collects them
 WORKERS = int(os.environ.get("PRISMREC_WORKERS", "1"))
 
 log = logging.getLogger(__name__)
@@ -98,7 +101,9 @@ APPLICATION = application(
 
 
 @bentoml.asgi_app(APPLICATION)
-@bentoml.service(name="prismrec", workers=WORKERS, traffic=TRAFFIC, metrics=OFF, logging={"access": OFF})
+@bentoml.service(
+    name="prismrec", workers=WORKERS, traffic=TRAFFIC, metrics=OFF, logging={"access": OFF}, tracing=NO_SPANS
+)
 class PrismrecService:
     """Recommendations from raw histories, split into interests."""
 
@@ -119,6 +124,8 @@ class PrismrecService:
         items = os.environ.get("PRISMREC_ITEMS") or home_folder() / ITEMS_FOLDER
         engine = Engine.load(folder, Path(items), prometheus())
         engine.warm_up()
+        gc.collect()
+        gc.freeze()  # models stay as long as the process: no collection has to look at them again
         return engine
 
     @bentoml.on_shutdown

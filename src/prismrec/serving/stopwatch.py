@@ -1,6 +1,6 @@
 """Where the time of a recommendation goes: seconds by step, the networks' own measured from outside.
 
-Notable: `watch` hooks into a module, so that models and rankers know nothing of it. One recommendation at a time.
+Notable: `watch` hooks into a module, so that models and rankers know nothing of it. One pass at a time.
 """
 
 from __future__ import annotations

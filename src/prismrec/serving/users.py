@@ -165,7 +165,7 @@ def operations(
             return ForgetResponse(deleted_events=histories.forget(request.user))
 
     return (
-        Operation("POST", "/events", "Keep events of a user.", add, EventsResponse, EventsRequest, ERRORS),
+        Operation("POST", "/events", "Keep events of a user.", add, EventsResponse, EventsRequest, errors=ERRORS),
         Operation(
             "GET",
             "/recommend/{user}",
@@ -173,7 +173,7 @@ def operations(
             recommend,
             RecommendResponse,
             UserRequest,
-            ERRORS,
+            errors=ERRORS,
         ),
         Operation(
             "DELETE",
@@ -182,7 +182,7 @@ def operations(
             forget,
             ForgetResponse,
             ForgetRequest,
-            ERRORS,
+            errors=ERRORS,
         ),
     )
 

@@ -3,9 +3,10 @@
     limits → API key → body → request → engine → answer
 
 Notable, all our choices:
-- Everything that costs time runs in one thread beside the event loop, one request at a time: a core is full with one.
-  Probes and metrics are answered meanwhile. Who waited too long is not computed any more; who is being computed keeps
-  the thread until that ends, though a 504 was sent long ago.
+- Everything that costs time runs in one thread beside the event loop: a core is full with one. Whenever it is free it
+  takes what waits: one request, or several of an operation that answers them together. So nobody waits for company,
+  and under load it comes by itself. Probes and metrics are answered meanwhile. Who waited too long is not computed any
+  more; who is being computed keeps the thread until that ends, though a 504 was sent long ago.
 - Nothing is parsed before the key and the size of the body are right. A body has `BODY_SECONDS` to arrive.
 - Whatever a client calls its body, it is read as JSON: `curl -d` just works, and no form or pickle is ever parsed.
 - A refusal is one line in the log, and names no path of this machine. What only a bug can cause is logged with its
@@ -17,12 +18,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -31,11 +34,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prismrec.errors import UserError
-from prismrec.serving.engine import Engine, NoTexts, NotHere, UnknownModel
+from prismrec.serving.engine import TOGETHER, Engine, NoTexts, NotHere, UnknownModel
 from prismrec.serving.meter import Meter
 from prismrec.serving.openapi import document
 from prismrec.serving.operations import Operation
-from prismrec.serving.types import Refused, parse, parse_strings
+from prismrec.serving.types import Answer, Refused, parse, parse_strings
 
 MAX_BODY = 8 * 2**20  # bytes; the largest sensible request has 10,000 ids and 100 texts
 BODY_SECONDS = 10.0
@@ -49,6 +52,7 @@ JSON = "application/json"
 INTERNAL = "Something went wrong here; the server's log says what."
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class _Answered(NamedTuple):
@@ -56,15 +60,28 @@ class _Answered(NamedTuple):
     body: bytes
 
 
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A whole request, and where its answer goes."""
+
+    operation: Operation
+    request: Request
+    body: bytes
+    answer: Future[_Answered]
+
+
 class _Turns:
     """The one thread, and who waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
         self._thread = ThreadPoolExecutor(1, "prismrec-answers")
         self._pending = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._lock = threading.Lock()
 
-    async def run(self, work: Callable[[], _Answered]) -> _Answered:
-        """Do the work when it is our turn.
+    async def run(self, operation: Operation, request: Request, body: bytes) -> _Answered:
+        """Answer a request when it is our turn.
 
         Raises:
             Refused: 429, too many are waiting; 504, it took too long.
@@ -73,12 +90,32 @@ class _Turns:
             raise Refused(429, "Too many requests are waiting; try again in a moment.")
         self._pending += 1
         try:
+            one = _Waiting(operation, request, body, Future())
+            with self._lock:
+                self._waiting.append(one)
+            self._thread.submit(self._turn)
             async with asyncio.timeout(ANSWER_SECONDS):  # takes work back that has not begun
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+                return await asyncio.wrap_future(one.answer)
         except TimeoutError:
             raise Refused(504, f"There was no answer within {ANSWER_SECONDS:.0f} seconds.") from None
         finally:
             self._pending -= 1
+
+    def _turn(self) -> None:
+        """Answer who waits longest, and who can be answered with them; nobody may be left, by turns before."""
+        if taken := self._taken():
+            for one, answered in zip(taken, _answers(self._engine, taken), strict=True):
+                one.answer.set_result(answered)
+
+    def _taken(self) -> list[_Waiting]:
+        with self._lock:
+            if not self._waiting:
+                return []
+            first = self._waiting.popleft()
+            company = [one for one in self._waiting if first.operation.together and one.operation is first.operation]
+            taken = [first, *company[: TOGETHER - 1]]
+            self._waiting = deque(one for one in self._waiting if one not in set(taken))
+        return [one for one in taken if one.answer.set_running_or_notify_cancel()]
 
 
 def application(
@@ -95,7 +132,7 @@ def application(
         routes: anything else, such as the explorer page.
         meter: gives what counts the requests, refused ones too.
     """
-    turns = _Turns()
+    turns = _Turns(engine)
     openapi = document(operations)
 
     async def describe(_: Request) -> Response:
@@ -105,7 +142,7 @@ def application(
     for one in operations:
         by_path[one.path][one.method] = one
     typed = [
-        Route(path, partial(_endpoint, methods, engine, meter, turns), methods=list(methods))
+        Route(path, partial(_endpoint, methods, meter, turns), methods=list(methods))
         for path, methods in by_path.items()
     ]
     return Starlette(routes=[*typed, Route(OPENAPI_PATH, describe), *routes])
@@ -113,7 +150,6 @@ def application(
 
 async def _endpoint(
     methods: Mapping[str, Operation],
-    engine: Callable[[], Engine],
     meter: Callable[[], Meter],
     turns: _Turns,
     request: Request,
@@ -123,7 +159,7 @@ async def _endpoint(
     try:
         body = await _body(request) if operation.method == "POST" else b""
         started = time.perf_counter()
-        answered = await turns.run(partial(_answer, operation, engine, request, body))
+        answered = await turns.run(operation, request, body)
     except Refused as refused:
         answered = _told(operation, refused)
     except ClientDisconnect:
@@ -154,19 +190,54 @@ def _too_large() -> Refused:
     return Refused(413, f"The body is larger than {MAX_BODY:,} bytes.")
 
 
-def _answer(operation: Operation, engine: Callable[[], Engine], request: Request, body: bytes) -> _Answered:
+def _answers(engine: Callable[[], Engine], asked: Sequence[_Waiting]) -> list[_Answered]:
+    """Of requests of one operation; what one of them does wrong is its own."""
+    operation = asked[0].operation
+    questions = [_attempt(_question, operation, one.request, one.body) for one in asked]
+    valid = [question for question in questions if not isinstance(question, Exception)]
+    found = iter(_found(engine, operation, valid))
+    return [_answered(operation, one if isinstance(one, Exception) else next(found)) for one in questions]
+
+
+def _found(
+    engine: Callable[[], Engine], operation: Operation, questions: Sequence[Any]
+) -> Sequence[Answer | Exception]:
+    if not questions:
+        return []
+    current = _attempt(_refreshed, engine)
+    if isinstance(current, Exception):
+        return [current] * len(questions)
+    if operation.together is None:
+        return [_attempt(operation.answer, current, question) for question in questions]
+    found = _attempt(operation.together, current, questions)
+    return [found] * len(questions) if isinstance(found, Exception) else found
+
+
+def _refreshed(engine: Callable[[], Engine]) -> Engine:
+    current = engine()
+    current.refresh()
+    return current
+
+
+def _attempt(work: Callable[..., T], *arguments: Any) -> T | Exception:
     try:
-        question = _question(operation, request, body)
-        current = engine()
-        current.refresh()
-        return _Answered(200, operation.answer(current, question).model_dump_json().encode())
-    except Refused as refused:
-        return _told(operation, refused)
-    except UserError as error:
+        return work(*arguments)
+    except Exception as error:
+        return error
+
+
+def _answered(operation: Operation, answer: Answer | Exception) -> _Answered:
+    text = answer if isinstance(answer, Exception) else _attempt(answer.model_dump_json)
+    return _refused(operation, text) if isinstance(text, Exception) else _Answered(200, text.encode())
+
+
+def _refused(operation: Operation, error: Exception) -> _Answered:
+    if isinstance(error, Refused):
+        return _told(operation, error)
+    if isinstance(error, UserError):
         return _told(operation, _as_refusal(error))
-    except Exception:
-        log.exception("%s %s failed", operation.method, operation.path)
-        return _Answered(500, Refused(500, INTERNAL).content.model_dump_json().encode())
+    log.error("%s %s failed", operation.method, operation.path, exc_info=error)
+    return _Answered(500, Refused(500, INTERNAL).content.model_dump_json().encode())
 
 
 def _question(operation: Operation, request: Request, body: bytes) -> Any:

@@ -99,6 +99,7 @@ def assemble_bundle(
     ]
     if text_model is not None and text_encoding is not None:
         parts |= _text_parts(text_model, text_encoding, parts.pop("text_embeddings"))
+    parts |= _index_part(parts["item_vectors"])
     return BundleParts(
         items=items,
         parts={**parts, POPULARITY: {"counts": _popularity(histories, len(items))}},
@@ -112,6 +113,17 @@ def assemble_bundle(
         card=model_card,
         events=(sequence_building_metrics or {}).get("counted_events", ()),
     )
+
+
+def _index_part(item_vectors: Mapping[str, Any]) -> dict[str, Any]:
+    """The index of a large catalogue; a small one needs none."""
+    import torch
+
+    from prismrec.retrieval.index import PART, ItemIndex
+
+    vectors_ND, recommendable_N = (torch.as_tensor(item_vectors[name]) for name in ("vectors", "recommendable"))
+    index = ItemIndex.build(vectors_ND, recommendable_N)
+    return {} if index.cells is None else {PART: index}
 
 
 def _text_parts(text_model: Path, text_encoding: Mapping[str, Any], embeddings: Mapping[str, Any]) -> dict[str, Any]:
