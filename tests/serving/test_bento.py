@@ -97,7 +97,8 @@ def serving(python: Path, built: Built, cwd: Path, **variables: str) -> Iterator
     command = [str(python), "-m", "bentoml", "serve", built.bento, "--host", "127.0.0.1", "--port", str(port)]
     log = cwd / "server.log"
     with log.open("wb") as output:
-        environment = {**built.environment, **variables}
+        # Additions are the test's own: the home's default folder would show them to the tests after it.
+        environment = {**built.environment, "PRISMREC_ITEMS": str(cwd / "items"), **variables}
         server = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
     (cwd / "server.pid").write_text(str(server.pid))
     try:

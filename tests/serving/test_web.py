@@ -40,6 +40,15 @@ def test_a_batch_answers_like_single_requests(client: TestClient) -> None:
     assert answers == [client.post("/recommend", json=request).json() for request in requests]
 
 
+def test_who_goes_astray_is_told_like_everybody_else(client: TestClient) -> None:
+    nowhere, wrong = client.get("/nowhere"), client.put("/recommend", json={})
+    assert (nowhere.status_code, wrong.status_code) == (404, 405)
+    for answer in (nowhere, wrong):
+        assert "/docs.json" in answer.json()["error"]
+        assert answer.json()["detail"] == []
+    assert wrong.headers["allow"] == "POST"
+
+
 def test_similar_items_by_id_and_by_text(client: TestClient) -> None:
     by_id = client.post("/similar_items", json={"item_id": "i57", "k": 3}).json()["items"]
     assert len(by_id) == 3

@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -145,7 +146,16 @@ def application(
         Route(path, partial(_endpoint, methods, meter, turns), methods=list(methods))
         for path, methods in by_path.items()
     ]
-    return Starlette(routes=[*typed, Route(OPENAPI_PATH, describe), *routes])
+    every = [*typed, Route(OPENAPI_PATH, describe), *routes]
+    return Starlette(routes=every, exception_handlers={HTTPException: _astray})
+
+
+async def _astray(request: Request, error: Exception) -> Response:
+    """A path that nobody knows, or a method that it does not have: told like every other refusal."""
+    assert isinstance(error, HTTPException)
+    said = "There is no such path" if error.status_code == 404 else f"{request.method} is not what this path takes"
+    refused = Refused(error.status_code, f"{said}; GET {OPENAPI_PATH} lists them all.")
+    return Response(refused.content.model_dump_json(), error.status_code, error.headers, JSON)
 
 
 async def _endpoint(
