@@ -12,9 +12,9 @@ day with the same seed. Both are done for several seeds, since fits differ by mo
 
 A day's figures: share of barely moved items (cosine >= 0.99 once aligned) that change their cell, and of all items;
 error of the decoded vectors; recall@50 of the next item by a first-order Markov chain over cells (transitions until
-that day, popularity within a cell) on all events from that day on; CPU seconds of the dictionary alone: after a
-refresh as after a fit, posterior and retrieval head are trained anew. JSON after every seed; a seed that is there
-already, of the same parameters and data, is not run again.
+that day, popularity within a cell) on all events from that day on; CPU seconds of the dictionary alone; the
+whole of stage 6 is `stage_refresh`'s. JSON after every seed; a seed that is there already, of the same parameters and
+data, is not run again.
 """
 
 from __future__ import annotations

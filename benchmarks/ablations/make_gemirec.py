@@ -143,7 +143,7 @@ class GemiRecParts(Parts):
         def make(folder: Path) -> dict[str, Any]:
             vectors = load_file(encoder / "item_vectors.safetensors")
             stage = {**self.settings[STAGE_6], "dictionary": chosen, "refresh": False}
-            kept, _ = fit_dictionary(vectors, None, stage_model(STAGE_6).model_validate(stage))
+            kept, *_ = fit_dictionary(vectors, None, stage_model(STAGE_6).model_validate(stage))
             dictionary = kept.dictionary
             cells = assign_cells(dictionary, vectors)
             dictionary.save(folder / "model")

@@ -178,8 +178,8 @@ def gemirec_settings(
     }  # fmt: skip
     retrieval = {"variant": variant, "posterior_share": 0.5, "hidden": 8, "dropout": 0.1, "training": short}
     stage = InterestDictionaryParameters(
-        seed=0, num_interests=4, max_cells=100, beam=4, refresh=False, dictionary=dictionary, posterior=posterior,
-        retrieval=retrieval,
+        seed=0, num_interests=4, max_cells=100, beam=4, refresh=False, refresh_share=1.0, dictionary=dictionary,
+        posterior=posterior, retrieval=retrieval,
     ).model_dump(mode="json")  # fmt: skip
     measured_by = {**stage["dictionary"], "items_per_cell": 3}
     more = {"history": "filtered", "summed": summed, "lists": (lists or Lists())._asdict(), "measured_by": measured_by}

@@ -14,7 +14,7 @@ from prismrec.models import load_model
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, stamp, stamped_version
 from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
 from prismrec.pipelines.interest_dictionary.nodes import check_one_dictionary
-from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary
+from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary, Origins
 
 KINDS = {
     "dictionary": ModelDataset,
@@ -47,7 +47,9 @@ class Workspace:
         head = RetrievalHead(RetrievalHeadConfig(4, 4, 2, 0.0, 2, dictionary.version)).eval()
         mark = stamp(dictionary.version)
         made = {
-            "dictionary": KeptDictionary(dictionary, DictionaryVectors(cells, torch.full((6, 4), share), vectors)),
+            "dictionary": KeptDictionary(
+                dictionary, DictionaryVectors(cells, torch.full((6, 4), share), vectors), Origins.itself(dictionary)
+            ),
             "item_cells": {"cells": cells.numpy(), **mark},
             "posterior": head,
             "retrieval": head,

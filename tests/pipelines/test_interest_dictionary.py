@@ -14,14 +14,19 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from models.small import small_encoder
 from pipelines.refresh_sets import Workspace, is_whole
 from prismrec.artifacts import atomic
 from prismrec.data.histories import Histories
+from prismrec.data.splits import leave_one_out
 from prismrec.errors import UserError
-from prismrec.models import load_model
+from prismrec.models import backbone, load_model
 from prismrec.models.interest_dictionary import stamped_version
+from prismrec.models.merge import Merge, MergeConfig
+from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
 from prismrec.pipelines.interest_dictionary import nodes
+from prismrec.quantization.codebook import Codebook
 from prismrec.training.dictionary_refresh import KeptDictionary
 
 PROJECT = Path(__file__).parents[2]
@@ -53,7 +58,7 @@ First = tuple[KeptDictionary, Path, dict[str, np.ndarray], dict[str, Any]]
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> First:
     """A dictionary, where it is kept, its cells, how it came about."""
-    kept, origin = nodes.fit_dictionary(item_vectors(), None, parameters())
+    kept, origin, _ = nodes.fit_dictionary(item_vectors(), None, parameters())
     folder = tmp_path_factory.mktemp("kept") / "dictionary"
     kept.save(folder)
     return kept, folder, nodes.assign_cells(kept.dictionary, item_vectors()), origin
@@ -78,14 +83,14 @@ def test_whoever_loads_the_model_has_no_vectors(first: First, tmp_path: Path) ->
 
 def test_a_plain_run_does_not_depend_on_what_was_there_before(first: First) -> None:
     kept, folder, _, _ = first
-    again, _ = nodes.fit_dictionary(item_vectors(), folder, parameters())
+    again, *_ = nodes.fit_dictionary(item_vectors(), folder, parameters())
     assert again.dictionary.version == kept.dictionary.version
 
 
 def test_a_refresh_goes_on_with_the_parent(first: First) -> None:
     kept, folder, cells, _ = first
     now = item_vectors(nudge=0.01)
-    child, origin = nodes.fit_dictionary(now, folder, parameters(refresh=True))
+    child, origin, _ = nodes.fit_dictionary(now, folder, parameters(refresh=True))
     assert origin["kind"] == "refreshed"
     assert child.dictionary.config.parent == kept.dictionary.version
     new_cells = nodes.assign_cells(child.dictionary, now)
@@ -103,9 +108,9 @@ def test_a_refresh_goes_on_with_the_parent(first: First) -> None:
 def test_a_refresh_that_was_cut_off_is_gone_on_with(first: First, tmp_path: Path) -> None:
     """It got as far as its dictionary: that one is the parent of the next, and already what that one would make."""
     now = item_vectors(nudge=0.01)
-    cut_off, _ = nodes.fit_dictionary(now, first[1], parameters(refresh=True))
+    cut_off, *_ = nodes.fit_dictionary(now, first[1], parameters(refresh=True))
     cut_off.save(tmp_path)
-    again, origin = nodes.fit_dictionary(now, tmp_path, parameters(refresh=True))
+    again, origin, _ = nodes.fit_dictionary(now, tmp_path, parameters(refresh=True))
     assert origin["kind"] == "unchanged"
     assert again.dictionary.version == cut_off.dictionary.version
 
@@ -144,6 +149,171 @@ def test_interests_are_named_counted_and_placed(first: First) -> None:
     assert sum(row["items"] for row in table["interests"]) == ITEMS - 5
     assert {row["id"]: row["name"] for row in table["interests"]}.items() <= names.items()
     assert len(figure["data"][0]["x"]) == len(table["interests"])
+
+
+# Posterior and retrieval head go on too
+
+
+def short(training: dict[str, Any]) -> dict[str, Any]:
+    return {**training, "epochs": 4, "batch_size": 8, "validation_users": 30, "checkpoint_seconds": 0.0}
+
+
+def stage_parameters(**changes: Any) -> InterestDictionaryParameters:
+    """The stage's, small; a refresh trains for a tenth of four epochs of eight steps."""
+    values = yaml.safe_load((PROJECT / "conf/base/parameters_interest_dictionary.yml").read_text())
+    posterior, retrieval = (values["interest_dictionary"][name] for name in ("posterior", "retrieval"))
+    changes["posterior"] = {**posterior, "hidden": 16, **changes.get("posterior", {})}
+    changes["posterior"]["training"] = short(posterior["training"])
+    changes["retrieval"] = {**retrieval, "hidden": 12, "training": short(retrieval["training"])}
+    return parameters(**{"refresh_share": 0.1, **changes})
+
+
+@pytest.fixture(scope="module")
+def upstream() -> dict[str, Any]:
+    """A recommender without training, codebook and codes, and 64 random histories, leave-one-out."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
+    recommender = Recommender(RecommenderConfig(8, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder).eval()
+    codebook = Codebook.fit(item_vectors()["vectors"], layers=2, codes=8, iterations=2, seed=0)
+    histories = Histories.from_lists([rng.choice(np.arange(5, ITEMS), 12, replace=False).tolist() for _ in range(64)])
+    return {
+        "recommender": recommender,
+        "codebook": codebook,
+        "item_codes": codebook.encode(item_vectors()["vectors"]).arrays(),
+        "histories": histories,
+        "splits": leave_one_out(histories),
+    }
+
+
+def run_stage(
+    folder: Path, upstream: dict[str, Any], before: Path | None, nudge: float = 0.0, **changes: Any
+) -> dict[str, Any]:
+    """Dictionary, posterior and head, saved in a folder; a refresh of what is in the folder before."""
+    settings, vectors = stage_parameters(refresh=before is not None, **changes), item_vectors(nudge=nudge)
+    previous = {name: None if before is None else before / name for name in ("dictionary", "posterior", "retrieval")}
+    kept, _, origins = nodes.fit_dictionary(vectors, previous["dictionary"], settings)
+    given = {
+        **upstream, "dictionary": kept.dictionary, "item_vectors": vectors, "parameters": settings,
+        "item_cells": nodes.assign_cells(kept.dictionary, vectors), "dictionary_origins": origins,
+    }  # fmt: skip
+    posterior, curve = nodes.train_posterior(**given, previous_posterior=previous["posterior"])
+    head, head_curve = nodes.train_retrieval(
+        **given, posterior=posterior, previous_retrieval=previous["retrieval"]
+    )  # fmt: skip
+    for name, made in (("dictionary", kept), ("posterior", posterior), ("retrieval", head)):
+        made.save(folder / name)
+    return {"kept": kept, "posterior": posterior, "retrieval": head, "curves": {**head_curve, **curve}}
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory, upstream: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The stage in full, and where it is kept."""
+    folder = tmp_path_factory.mktemp("day")
+    return folder, run_stage(folder, upstream, None)
+
+
+def test_a_refresh_trains_on_from_the_previous_models(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, before = day
+    after = run_stage(tmp_path, upstream, folder, nudge=0.01)
+    version = after["kept"].dictionary.version
+    assert version != before["kept"].dictionary.version
+    for name in ("posterior", "retrieval"):
+        assert after[name].config.dictionary == version
+        assert after["curves"][f"{name}_refreshed"]
+        assert not before["curves"][f"{name}_refreshed"]
+        assert before["curves"][f"{name}_epochs"] > 1
+        assert after["curves"][f"{name}_epochs"] == 1
+        old, new = (each[name].requires_grad_(False).state_dict() for each in (before, after))
+        names = [key for key, _ in before[name].named_parameters()]
+        moved = max(float((new[key] - old[key]).abs().max()) for key in names)
+        assert 0 < moved < 0.01, "it moved, but for a few steps at a low rate only"
+    cells = nodes.assign_cells(after["kept"].dictionary, item_vectors(nudge=0.01))
+    nodes.check_one_dictionary(after["kept"].dictionary, after["posterior"], after["retrieval"], cells)
+
+
+def test_a_share_of_one_trains_both_anew(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    after = run_stage(tmp_path, upstream, day[0], nudge=0.01, refresh_share=1.0)
+    assert after["kept"].dictionary.config.parent == day[1]["kept"].dictionary.version
+    assert not after["curves"]["posterior_refreshed"]
+    assert not after["curves"]["retrieval_refreshed"]
+
+
+def test_a_model_of_another_dictionary_is_refused_with_the_mend(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two refreshes were cut off after their dictionary: the posterior is of the parent's parent."""
+    for number, nudge in enumerate((0.01, 0.02)):
+        parent = tmp_path / str(number - 1) / "dictionary" if number else day[0] / "dictionary"
+        kept, *_ = nodes.fit_dictionary(item_vectors(nudge=nudge), parent, stage_parameters(refresh=True))
+        kept.save(tmp_path / str(number) / "dictionary")
+    for name in ("posterior", "retrieval"):
+        (tmp_path / "1" / name).symlink_to(day[0] / name)
+    with pytest.raises(UserError, match=day[1]["kept"].dictionary.version) as refused:
+        run_stage(tmp_path / "new", upstream, tmp_path / "1", nudge=0.02)
+    assert "refresh_share=1" in str(refused.value)
+    after = run_stage(tmp_path / "new", upstream, tmp_path / "1", nudge=0.02, refresh_share=1.0)
+    assert after["kept"].dictionary.version == kept.dictionary.version, "the mend keeps the refreshed dictionary"
+
+
+def test_a_refresh_that_was_cut_off_goes_on_with_the_origins_of_its_dictionary(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    """The dictionary got through, the posterior did not: the same as if nothing had been cut."""
+    whole = run_stage(tmp_path / "whole", upstream, day[0], nudge=0.01)
+    cut = tmp_path / "cut"
+    whole["kept"].save(cut / "dictionary")
+    for name in ("posterior", "retrieval"):
+        (cut / name).symlink_to(day[0] / name)
+    again = run_stage(tmp_path / "again", upstream, cut, nudge=0.01)
+    assert again["kept"].dictionary.version == whole["kept"].dictionary.version
+    for name in ("posterior", "retrieval"):
+        one, other = (each[name].state_dict() for each in (whole, again))
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+def test_another_size_of_model_is_refused(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="hidden 16 and not 32"):
+        run_stage(tmp_path, upstream, day[0], nudge=0.01, posterior={"hidden": 32})
+
+
+def test_what_has_nothing_to_go_on_with_is_trained_in_full(
+    day: tuple[Path, dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """No previous model, or a dictionary that was fitted anew for its vectors were too far: one line says so."""
+    settings, (folder, found) = stage_parameters(refresh=True), day
+    anew, _, origins = nodes.fit_dictionary(item_vectors(seed=5), folder / "dictionary", settings)
+    assert anew.dictionary.config.parent is None
+    kept = found["kept"].dictionary
+    with caplog.at_level("INFO"):
+        assert nodes._before("posterior", None, kept, origins, settings) is None
+        assert nodes._before("posterior", folder / "posterior", anew.dictionary, origins, settings) is None
+    assert "there is no previous one" in caplog.text
+    assert "the dictionary has no parent" in caplog.text
+
+
+def test_a_final_fit_in_full_does_not_take_over_a_refreshs_epochs(upstream: dict[str, Any], tmp_path: Path) -> None:
+    choices = {"refreshed": True, "epochs": {"posterior": 1, "retrieval": 1}}
+    with pytest.raises(UserError, match="The run before was a refresh"):
+        run_stage(tmp_path, {**upstream, "choices": choices}, None)
+
+
+def test_the_weights_of_the_unified_model_stay_where_the_posterior_went_on(tmp_path: Path) -> None:
+    merge = Merge(MergeConfig(("hymirec", "gemirec")))
+    merge.timed_M.copy_(torch.tensor([0.75, 0.25]))
+    merge.save(tmp_path)
+    nothing = [None] * 14
+    kept, figures = nodes.fit_unified_merge(
+        *nothing, posterior_curve={"posterior_refreshed": True}, previous_unified_merge=tmp_path
+    )
+    assert kept.weights() == merge.weights()
+    assert set(figures.values()) == set(merge.weights().values())
 
 
 # What is left of a refresh that was cut off

@@ -95,7 +95,7 @@ def test_codes_of_unchanged_vectors_do_not_move(parent: InterestDictionary) -> N
     for level in range(2):
         torch.testing.assert_close(child.quantizer.codes(level), parent.quantizer.codes(level), rtol=0, atol=0)
         assert len(used[:, level].unique()) == parent.sizes[level], "no code is dead in this test"
-    assert revive_codes(child, parent.sizes, rows().both) == 0
+    assert revive_codes(child, parent.sizes, rows().both).born == 0
     assert torch.equal(child.codes_of(rows().both), used)
 
 
@@ -203,7 +203,8 @@ def test_a_dead_code_takes_over_a_part_of_the_worst(parent: InterestDictionary) 
     child.quantizer.codes(1)[2] = 1e4
     before = child.quantizer(child.encode(rows().both))
     assert 2 not in before.codes_nC[:, 1]
-    assert revive_codes(child, child.sizes, rows().both) == 1
+    born, origins = revive_codes(child, child.sizes, rows().both)
+    assert born == 1
     after = child.quantizer(child.encode(rows().both))
     assert (after.codes_nC[:, 1] == 2).sum() >= 3
     assert after.distances_n.mean() < before.distances_n.mean()
@@ -211,6 +212,10 @@ def test_a_dead_code_takes_over_a_part_of_the_worst(parent: InterestDictionary) 
     assert torch.equal(child.quantizer.codes(1)[others], parent.quantizer.codes(1)[others]), "the others stay"
     kept = (after.codes_nC == before.codes_nC).all(1) | (after.codes_nC[:, 1] == 2)
     assert kept.all(), "items change only to the code that was born"
+    came_from = before.codes_nC[after.codes_nC[:, 1] == 2, 1]
+    assert origins[1][2] == came_from.mode().values, "its origin is where its items were"
+    assert origins[0].tolist() == list(range(child.sizes[0]))
+    assert origins[1][others].tolist() == others
 
 
 def small_dictionary(codes: list[list[float]]) -> InterestDictionary:
@@ -227,7 +232,7 @@ def test_more_codes_than_distinct_vectors(kept: int) -> None:
     spare = [[torch.inf, torch.inf]] * 4 if kept == 2 else [[50.0, 50.0 + n] for n in range(4)]
     made = small_dictionary([[1.0, 0.0], [9.0, 9.0], *spare])
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).repeat(20, 1)
-    assert revive_codes(made, (kept,), vectors) == 2
+    assert revive_codes(made, (kept,), vectors).born == 2
     found = made.quantizer(vectors)
     assert made.quantizer.codes(0).isfinite().all()
     assert float(found.distances_n.max()) == pytest.approx(0.0, abs=1e-10)
@@ -243,7 +248,9 @@ def test_levels_grow_by_the_rule_only_and_codes_keep_their_index(parent: Interes
         torch.cat([before.full_ND, more.full_ND[ITEMS:]]),
         torch.cat([before.text_only_ND, more.text_only_ND[ITEMS:]]),
     )
-    made = refreshed(parent, before, now).dictionary
+    found = refreshed(parent, before, now)
+    made, origins = found.dictionary, found.origins
+    assert origins is not None
     assert parent.sizes == (3, 3)
     assert made.sizes == (5, 5)
     for level in range(2):
@@ -252,6 +259,9 @@ def test_levels_grow_by_the_rule_only_and_codes_keep_their_index(parent: Interes
     drift = (made.quantizer.codes(0)[:3] - parent.quantizer.codes(0)).norm(dim=1)
     apart = torch.cdist(parent.quantizer.codes(0), parent.quantizer.codes(0)) + 1e9 * torch.eye(3)
     assert (drift < apart.min(1).values).all(), "a code is still nearer to itself than to another"
+    for codes_M, level in zip(origins.codes_CM, range(2), strict=True):
+        assert codes_M[:3].tolist() == [0, 1, 2]
+        assert (codes_M[3:] < 3).all(), f"level {level}: what is new comes from a code of the parent"
     fewer = DictionaryVectors(before.items_N[:60], before.full_ND[:60], before.text_only_ND[:60])
     assert refreshed(parent, before, fewer).dictionary.sizes == (3, 3)
 

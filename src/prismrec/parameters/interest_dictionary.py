@@ -62,7 +62,13 @@ class InterestDictionaryParameters(StageParameters):
     max_cells: int = Field(ge=4, description="Largest dictionary scored exactly; a larger one by a beam.")
     beam: int = Field(ge=1, description="Prefixes of codes kept a level by the beam.")
     refresh: bool = Field(
-        description="Go on with the previous dictionary's cells instead of fitting a dictionary anew."
+        description="Go on with the previous dictionary, posterior and retrieval head instead of beginning anew."
+    )
+    refresh_share: float = Field(
+        gt=0,
+        le=1,
+        description="What posterior and retrieval head train on in a refresh, as a share of a full training's passes "
+        "over the users; 1: both are trained anew.",
     )
     dictionary: DictionaryParameters = Field(description="The RQ-VAE (IDMM).")
     posterior: PosteriorParameters = Field(description="The posterior (MIPDM).")

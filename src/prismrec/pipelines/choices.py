@@ -89,6 +89,7 @@ def collect_choices(
             for name, merge in merges.items()
         },
         "posterior_temperature": posterior.config.temperature,
+        "refreshed": posterior_curve.get("posterior_refreshed", False),
         "validation_cases": evaluation_metrics["cases"]["validation"],
         "validation": {
             name: {
@@ -102,6 +103,8 @@ def collect_choices(
 
 
 def best_epoch(epochs: list[dict[str, Any]]) -> int:
-    """The epoch that validation picked: of equals the earliest, as the training loop has it."""
+    """The epoch that validation picked: of equals the earliest, as the training loop has it; else the last."""
+    if not epochs[-1]["validation"]:
+        return len(epochs)
     best: int = max(epochs, key=lambda record: record["validation"]["ndcg@10"])["epoch"]
     return best

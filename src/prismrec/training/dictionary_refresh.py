@@ -15,6 +15,8 @@ them clearly nearer to the parent's, it is folded into encoder and decoder. If t
 can be gone on with: a dictionary is fitted anew, without a parent, and its codes are numbered after the old ones whose
 items they share.
 
+What rests on the dictionary may go on too (`carry_over.py`): for that, `Origins` says where each code comes from.
+
 Shapes: n rows (full vectors, then text-only ones), N items, C levels, M codes a level, d code width, D item dimension.
 """
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -82,8 +84,39 @@ class DictionaryVectors:
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Where a dictionary's codes, and the vectors it reads, come from in its parent.
+
+    Attributes:
+        codes_CM: of each level, the parent's code that each code goes on with: its own number, or, for one put to work
+            anew, that of the code it was split off.
+        map_DD: the orthogonal map, applied from the right, onto the parent's vectors; the identity if none was used.
+    """
+
+    codes_CM: tuple[Tensor, ...]
+    map_DD: Tensor
+
+    @classmethod
+    def itself(cls, dictionary: InterestDictionary) -> Origins:
+        """Those of a dictionary that is its own origin: a fitted one."""
+        return cls(tuple(torch.arange(size) for size in dictionary.sizes), torch.eye(dictionary.config.dim))
+
+    @classmethod
+    def load(cls, arrays: dict[str, np.ndarray]) -> Origins:
+        """The origins that `arrays` wrote."""
+        levels = sum(name.startswith("origins_") for name in arrays)
+        codes = (torch.from_numpy(arrays[f"origins_{level}"]) for level in range(levels))
+        return cls(tuple(codes), torch.from_numpy(arrays["map"]))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The origins as named arrays."""
+        codes = {f"origins_{level}": codes_M.numpy() for level, codes_M in enumerate(self.codes_CM)}
+        return {**codes, "map": self.map_DD.numpy()}
+
+
+@dataclass(frozen=True)
 class KeptDictionary:
-    """A dictionary with the vectors it rests on, as the next refresh needs them: one folder, so that both are there.
+    """A dictionary with the vectors it rests on and its origins, as the next refresh needs them: one folder of all.
 
     Read as a model the folder gives the dictionary alone, which is all that the later stages and a bundle want.
     """
@@ -91,11 +124,12 @@ class KeptDictionary:
     kind: ClassVar[str] = InterestDictionary.kind
     dictionary: InterestDictionary
     rows: DictionaryVectors
+    origins: Origins
 
     def save(self, folder: Path) -> None:
         """Write the model folder with the vectors in it."""
         self.dictionary.save(folder)
-        write_tensors(folder / VECTORS_NAME, self.rows.arrays())
+        write_tensors(folder / VECTORS_NAME, {**self.rows.arrays(), **self.origins.arrays()})
 
     @classmethod
     def load(cls, folder: Path) -> KeptDictionary:
@@ -106,7 +140,9 @@ class KeptDictionary:
         """
         from safetensors.numpy import load_file
 
-        return cls(InterestDictionary.load(folder), DictionaryVectors.load(load_file(folder / VECTORS_NAME)))
+        dictionary, arrays = InterestDictionary.load(folder), load_file(folder / VECTORS_NAME)
+        origins = Origins.load(arrays) if "map" in arrays else Origins.itself(dictionary)  # kept by a release before
+        return cls(dictionary, DictionaryVectors.load(arrays), origins)
 
 
 @dataclass(frozen=True)
@@ -115,6 +151,7 @@ class Refresh:
 
     Attributes:
         kind: the parent's cells gone on with, the parent itself, or fitted anew since nothing could be gone on with.
+        origins: None if it is the parent itself, whose own they then are.
         figures: losses of a fit; how many codes were put to work.
         distance: mean of 1 - cosine to the parent's vectors, over items in both.
         distance_aligned: the same after the best orthogonal map.
@@ -122,6 +159,7 @@ class Refresh:
     """
 
     dictionary: InterestDictionary
+    origins: Origins | None
     kind: Kind
     figures: dict[str, float]
     distance: float
@@ -155,7 +193,7 @@ def refresh_dictionary(
     data, wanted = data_version(rows.both), wanted_sizes(len(rows.items_N), parameters)
     sizes = tuple(max(pair) for pair in zip(parent.sizes, wanted, strict=True))
     if data == data_version(previous.both) and sizes == parent.sizes:
-        return Refresh(parent, "unchanged", {}, 0.0, 0.0, aligned=False)
+        return Refresh(parent, None, "unchanged", {}, 0.0, 0.0, aligned=False)
     before_B, now_B = common(previous.items_N, rows.items_N)
     old_BD, new_BD = previous.full_ND[before_B], rows.full_ND[now_B]
     map_DD = procrustes(new_BD, old_BD)
@@ -164,14 +202,16 @@ def refresh_dictionary(
     if len(old_BD) < old_BD.shape[1] or min(distance, distance_aligned) > FARTHEST:
         anew, losses = fit_dictionary(rows.both, len(rows.items_N), parameters, seed)
         number_after(anew, parent.codes_of(old_BD), anew.codes_of(new_BD), parent.sizes)
-        return Refresh(anew, "new_major", losses, distance, distance_aligned, aligned=False)
+        return Refresh(anew, Origins.itself(anew), "new_major", losses, distance, distance_aligned, aligned=False)
     aligned = distance_aligned < TURNED * distance
     child = _copy(parent, replace(parent.config, sizes=sizes, parent=parent.version, data=data))
     if aligned:
         turn(child, map_DD)
     move_codes(parent, child, previous, rows)
-    born = revive_codes(child, parent.sizes, rows.both)
-    return Refresh(child, "refreshed", {"codes_born": float(born)}, distance, distance_aligned, aligned)
+    revived = revive_codes(child, parent.sizes, rows.both)
+    origins = Origins(revived.codes_CM, map_DD if aligned else torch.eye(len(map_DD)))
+    figures = {"codes_born": float(revived.born)}
+    return Refresh(child, origins, "refreshed", figures, distance, distance_aligned, aligned)
 
 
 def common(before_N: Tensor, now_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,18 +277,25 @@ def _mean_by(code_n: Tensor, rows_nD: Tensor, size: int) -> Tensor:
     return (sum_MD / _count(code_n, size).clamp_min(1)[:, None]).to(rows_nD.dtype)
 
 
+class Revived(NamedTuple):
+    """What `revive_codes` did: how many codes were put to work, and what every code was split off, or itself."""
+
+    born: int
+    codes_CM: tuple[Tensor, ...]
+
+
 @torch.no_grad()
-def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_nD: Tensor) -> int:
+def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_nD: Tensor) -> Revived:
     """Put codes that no item has, and those a level has grown by, to work where the error is largest.
 
     Args:
         kept: codes a level that the parent has.
 
     Returns:
-        How many codes were put to work. Where every vector has a code of its own, there is no work for more: an idle
-        code stays where it is, and one that its level has grown by lies on the level's first code.
+        How many codes were put to work, and their origins. Where every vector has a code of its own, there is no work
+        for more: an idle code stays where it is, and one that its level has grown by lies on the level's first code.
     """
-    quantizer, born = dictionary.quantizer, 0
+    quantizer, born, origins = dictionary.quantizer, 0, []
     for level, size in enumerate(kept):
         found = quantizer(dictionary.encode(vectors_nD))
         residual_nD, counts_M = found.residuals_CnD[level], _count(found.codes_nC[:, level], dictionary.sizes[level])
@@ -256,17 +303,26 @@ def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_
         grown = torch.arange(len(codes_MD)) >= size
         idle = torch.nonzero((counts_M == 0) | grown).flatten()
         places_MD = codes_MD.where(~grown[:, None], codes_MD[0])
+        origin_M = torch.arange(len(codes_MD)).where(~grown, 0)
         codes_MD[idle] = torch.inf  # out of the way until its turn has come
         for code in idle.tolist():
-            split_D = _split_off(residual_nD, codes_MD)
-            codes_MD[code] = places_MD[code] if split_D is None else split_D
+            split = _split_off(residual_nD, codes_MD)
+            codes_MD[code] = places_MD[code] if split is None else split.code_D
+            if split is not None:
+                origin_M[code] = origin_M[split.off]
         load_M = getattr(quantizer, f"load_{level}")
         load_M.copy_(_count(quantizer(dictionary.encode(vectors_nD)).codes_nC[:, level], len(codes_MD)))
         born += int((load_M[idle] > 0).sum())
-    return born
+        origins.append(origin_M)
+    return Revived(born, tuple(origins))
 
 
-def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> Tensor | None:
+class _Split(NamedTuple):
+    code_D: Tensor
+    off: int  # the code that it takes items from
+
+
+def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> _Split | None:
     """Where a further code takes most of the error off the code that has most of it; the others stay where they are.
 
     None: there is no error left.
@@ -285,7 +341,7 @@ def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> Tensor | None:
         own_n = (residual_nD - born_D).norm(dim=1) < distance_n
         if own_n.any():
             born_D = residual_nD[own_n].mean(0)
-    return born_D
+    return _Split(born_D, worst)
 
 
 def _nearest(rows_nD: Tensor, codes_MD: Tensor) -> tuple[Tensor, Tensor]:

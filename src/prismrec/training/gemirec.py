@@ -39,10 +39,22 @@ class Positions(NamedTuple):
 
 
 class _GemiRecTask:
-    """What posterior and retrieval training share: crops, the frozen recommender, sampled positions."""
+    """What posterior and retrieval training share: crops, the frozen recommender, sampled positions.
 
-    def __init__(self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int) -> None:
-        self.ranker, self.data, self.training = ranker, data, training
+    Args:
+        part: of a refresh: the share of an epoch's batches that it trains on, each user's newest window; None: all of
+            them, a random window a user.
+    """
+
+    def __init__(
+        self,
+        ranker: GemiRecRanker,
+        data: TrainingData,
+        training: TrainingParameters,
+        seed: int,
+        part: float | None = None,
+    ) -> None:
+        self.ranker, self.data, self.training, self.part = ranker, data, training, part
         self.table, self.items_ND = ranker.table, ranker.context.items_ND
         ranker.context.recommender.requires_grad_(False)  # frozen, for whoever counts gradients too
         self.generator = torch.Generator().manual_seed(seed)
@@ -51,11 +63,15 @@ class _GemiRecTask:
         """One recent window a user, with the next event known for all of its positions but the last."""
         length = self.ranker.context.recommender.config.recent_length
         users = np.flatnonzero(self.data.train_ends_U >= 2)
-        ends_U = random_crops(self.data.train_ends_U, length, rng)
+        newest = self.part is not None
+        ends_U = self.data.train_ends_U if newest else random_crops(self.data.train_ends_U, length, rng)
         lengths_U = np.minimum(ends_U, length)
+        batches = bucketed_batches(users, lengths_U[users], self.training.batch_size, rng)
+        if self.part is not None:
+            batches = batches[: max(1, round(self.part * len(batches)))]
         return [
             Crops(torch.as_tensor(u), torch.as_tensor(ends_U[u] - lengths_U[u]), torch.as_tensor(ends_U[u]))
-            for u in bucketed_batches(users, lengths_U[users], self.training.batch_size, rng)
+            for u in batches
         ]
 
     def size(self, batch: Crops) -> Work:
@@ -91,14 +107,21 @@ class PosteriorTask(_GemiRecTask):
 
     Args:
         horizon: H; the target is the mean over the cells of the next H items, as far as the window goes.
+        part: see `_GemiRecTask`.
     """
 
     name = "posterior"
 
     def __init__(
-        self, ranker: GemiRecRanker, data: TrainingData, training: TrainingParameters, seed: int, horizon: int = 1
+        self,
+        ranker: GemiRecRanker,
+        data: TrainingData,
+        training: TrainingParameters,
+        seed: int,
+        horizon: int = 1,
+        part: float | None = None,
     ) -> None:
-        super().__init__(ranker, data, training, seed)
+        super().__init__(ranker, data, training, seed, part)
         self.module = self.posterior = ranker.posterior
         self.horizon = horizon
 
@@ -175,6 +198,7 @@ class RetrievalTask(_GemiRecTask):
     Args:
         posterior_share: share of the positions that `mixture` conditions on an interest drawn from the posterior, not
             on the target's own.
+        part: see `_GemiRecTask`.
     """
 
     name = "retrieval"
@@ -186,8 +210,9 @@ class RetrievalTask(_GemiRecTask):
         training: TrainingParameters,
         seed: int,
         posterior_share: float = 0.0,
+        part: float | None = None,
     ) -> None:
-        super().__init__(ranker, data, training, seed)
+        super().__init__(ranker, data, training, seed, part)
         self.module = self.head = ranker.head
         self.posterior_share = posterior_share
 

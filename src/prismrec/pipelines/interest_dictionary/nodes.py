@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,22 +23,23 @@ def fit_dictionary(
     item_vectors: dict[str, np.ndarray],
     previous_dictionary: Path | None,
     parameters: InterestDictionaryParameters,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], dict[str, np.ndarray]]:
     """Fit the dictionary on the recommendable items, each also without its behavioural part; or refresh the last one.
 
     Returns:
-        The dictionary with the vectors it rests on, and how it came about.
+        The dictionary with the vectors it rests on; how it came about; its origins, for what rests on its parent.
 
     Raises:
         UserError: a refresh is wanted, and there is no previous dictionary to go on with.
     """
     from prismrec.training.dictionary import fit_dictionary as fit
-    from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary, refresh_dictionary
+    from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary, Origins, refresh_dictionary
 
     rows = DictionaryVectors.of(item_vectors)
     if not parameters.refresh:
         dictionary, losses = fit(rows.both, len(rows.items_N), parameters.dictionary, parameters.seed)
-        return KeptDictionary(dictionary, rows), {"kind": "fitted", "figures": losses}
+        kept = KeptDictionary(dictionary, rows, Origins.itself(dictionary))
+        return kept, {"kind": "fitted", "figures": losses}, _stamped_origins(kept)
     parent = _previous(previous_dictionary)
     if parent is None:
         raise UserError(
@@ -54,13 +55,27 @@ def fit_dictionary(
             made.distance_aligned,
             parent.dictionary.version,
         )
-    return KeptDictionary(made.dictionary, rows), {
+    kept = KeptDictionary(made.dictionary, rows, parent.origins if made.origins is None else made.origins)
+    facts = {
         "kind": made.kind,
         "figures": made.figures,
         "distance": made.distance,
         "distance_aligned": made.distance_aligned,
         "aligned": made.aligned,
     }
+    return kept, facts, _stamped_origins(kept)
+
+
+def _stamped_origins(kept: Any) -> dict[str, np.ndarray]:
+    from prismrec.models.interest_dictionary import stamp
+
+    return {**kept.origins.arrays(), **stamp(kept.dictionary.version)}
+
+
+def _load_if_there(folder: Path | None) -> Any | None:
+    from prismrec.models import load_model
+
+    return None if folder is None else load_model(folder)
 
 
 def _previous(folder: Path | None) -> Any | None:
@@ -176,36 +191,18 @@ def _new_head(context: Any, dictionary: Any, parameters: InterestDictionaryParam
     return head
 
 
-def train_posterior(
+def _new_posterior(
+    context: Any,
     dictionary: Any,
     item_cells: dict[str, np.ndarray],
-    recommender: Any,
-    codebook: Any,
-    item_codes: dict[str, np.ndarray],
     item_vectors: dict[str, np.ndarray],
-    histories: Histories,
-    splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
-    checkpoints: Path | None = None,
-    choices: dict[str, Any] | None = None,
-) -> tuple[Any, dict[str, Any]]:
-    """Train P(m | u) on frozen dictionary and recommender; return the posterior and its curve.
-
-    Args:
-        choices: what a run before settled, for a final fit: epochs and temperature.
-    """
-    from dataclasses import replace
-
+) -> Any:
     import torch
 
     from prismrec.models.posterior import Posterior, PosteriorConfig
-    from prismrec.training.gemirec import PosteriorTask, fit_temperature
-    from prismrec.training.loop import fit
 
-    torch.manual_seed(parameters.seed)
-    context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    settings = parameters.posterior
-    cells_GE = dictionary.cell_embeddings()
+    settings, cells_GE = parameters.posterior, dictionary.cell_embeddings()
     config = PosteriorConfig(
         context.items_ND.shape[1],
         cells_GE.shape[1],
@@ -220,18 +217,153 @@ def train_posterior(
         settings.prior,
     )
     occupied = np.bincount(item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes))
-    posterior = Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
+    return Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
+
+
+class _Before(NamedTuple):
+    """What a refresh goes on with: a model of the run before, and where the dictionary's codes come from in its."""
+
+    model: Any
+    origins: Any
+
+
+def _before(
+    name: str,
+    previous: Path | None,
+    dictionary: Any,
+    dictionary_origins: dict[str, np.ndarray] | None,
+    parameters: InterestDictionaryParameters,
+) -> _Before | None:
+    """The model of the run before that a training goes on with; None, and a line that says why, if it is to be full.
+
+    Raises:
+        UserError: there is a model to go on with, but it rests on another dictionary than the parent.
+    """
+    if not parameters.refresh or parameters.refresh_share == 1 or dictionary_origins is None:
+        return None
+    from prismrec.models import load_model
+    from prismrec.models.interest_dictionary import check_version, stamped_version
+    from prismrec.training.dictionary_refresh import Origins
+
+    if previous is None:
+        log.info("The %s is trained in full: there is no previous one.", name)
+        return None
+    model, parent = load_model(previous), dictionary.config.parent
+    found = model.config.dictionary
+    if found == dictionary.version:  # the dictionary is unchanged
+        return _Before(model, Origins.itself(dictionary))
+    if parent is None:
+        log.info("The %s is trained in full: the dictionary has no parent.", name)
+        return None
+    if found != parent:
+        raise UserError(
+            f"The previous {name} rests on the interest dictionary {found}; this one goes on with {parent}, as a run "
+            "that was cut off may leave it.",
+            f"previous_{name}",
+            "Train posterior and retrieval head anew on the refreshed dictionary: interest_dictionary.refresh_share=1",
+        )
+    check_version("origins of the dictionary", stamped_version(dictionary_origins), dictionary.version, "06_models")
+    return _Before(model, Origins.load(dictionary_origins))
+
+
+class _Plan(NamedTuple):
+    """How a part of the stage is trained.
+
+    Attributes:
+        training: the loop's parameters.
+        part: of a refresh, the share of an epoch's batches; None: all.
+        epochs: as many as are settled, by a run before or by a refresh's share; None: validation is to say.
+        seed: of the training.
+    """
+
+    training: Any
+    part: float | None
+    epochs: int | None
+    seed: int
+
+
+def _plan(
+    name: str,
+    training: Any,
+    before: _Before | None,
+    events: int,
+    choices: dict[str, Any] | None,
+    parameters: InterestDictionaryParameters,
+) -> _Plan:
+    """In full, or as a refresh trains; the number of events draws other users another day.
+
+    Raises:
+        UserError: a full training is to have the epochs that a refresh had.
+    """
+    if before is None:
+        if choices is not None and choices.get("refreshed"):
+            raise UserError(
+                "The run before was a refresh: how many epochs are best in a full training it does not say.",
+                "interest_dictionary.refresh",
+                "Refresh in the final fit too (interest_dictionary.refresh=true), or run all stages in full before it.",
+            )
+        return _Plan(training, None, settled_epochs(choices, name), parameters.seed)
+    from prismrec.training.carry_over import refresh_schedule
+
+    shorter, part = refresh_schedule(training, parameters.refresh_share)
+    log.info("The %s goes on from the previous one: %g of a full training.", name, parameters.refresh_share)
+    return _Plan(shorter, part, shorter.epochs, parameters.seed + events)
+
+
+def train_posterior(
+    dictionary: Any,
+    item_cells: dict[str, np.ndarray],
+    recommender: Any,
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    item_vectors: dict[str, np.ndarray],
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: InterestDictionaryParameters,
+    checkpoints: Path | None = None,
+    choices: dict[str, Any] | None = None,
+    dictionary_origins: dict[str, np.ndarray] | None = None,
+    previous_posterior: Path | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Train P(m | u) on frozen dictionary and recommender; return the posterior and its curve.
+
+    Args:
+        choices: what a run before settled, for a final fit: epochs and temperature.
+        dictionary_origins, previous_posterior: what a refresh goes on with.
+
+    Raises:
+        UserError: the previous posterior cannot be gone on with.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from prismrec.training.carry_over import carry_posterior
+    from prismrec.training.gemirec import PosteriorTask, fit_temperature
+    from prismrec.training.loop import fit
+
+    torch.manual_seed(parameters.seed)
+    context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
+    settings, posterior = (
+        parameters.posterior,
+        _new_posterior(context, dictionary, item_cells, item_vectors, parameters),
+    )
+    before = _before("posterior", previous_posterior, dictionary, dictionary_origins, parameters)
+    if before is not None:
+        carry_posterior(before.model, posterior, before.origins)
+    plan = _plan("posterior", settings.training, before, len(histories.items), choices, parameters)
     head = _new_head(context, dictionary, parameters).eval()
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
-    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed, choices)
-    task = PosteriorTask(ranker, data, settings.training, parameters.seed, settings.horizon)
-    curve = fit(task, settings.training, parameters.seed, checkpoints, settled_epochs(choices, "posterior"))
+    data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
+    task = PosteriorTask(ranker, data, plan.training, plan.seed, settings.horizon, plan.part)
+    curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs)
     if choices is None:
         temperature = fit_temperature(ranker, data)
     else:
         temperature = choices["posterior_temperature"]
         posterior.config = replace(posterior.config, temperature=temperature)
     summary = {**training_summary("posterior_", curve), "posterior_temperature": temperature}
+    summary["posterior_refreshed"] = before is not None
     return posterior, {"epochs": [r.as_dict() for r in curve], **summary}
 
 
@@ -248,14 +380,21 @@ def train_retrieval(
     parameters: InterestDictionaryParameters,
     checkpoints: Path | None = None,
     choices: dict[str, Any] | None = None,
+    dictionary_origins: dict[str, np.ndarray] | None = None,
+    previous_retrieval: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train P(i | u, m) inside each cell; return the retrieval head and its curve.
 
     Args:
         choices: what a run before settled, for a final fit.
+        dictionary_origins, previous_retrieval: what a refresh goes on with.
+
+    Raises:
+        UserError: the previous retrieval head cannot be gone on with.
     """
     import torch
 
+    from prismrec.training.carry_over import carry_head
     from prismrec.training.gemirec import RetrievalTask
     from prismrec.training.loop import fit
 
@@ -263,11 +402,16 @@ def train_retrieval(
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     settings = parameters.retrieval
     head = _new_head(context, dictionary, parameters)
+    before = _before("retrieval", previous_retrieval, dictionary, dictionary_origins, parameters)
+    if before is not None:
+        carry_head(before.model, head, before.origins)
+    plan = _plan("retrieval", settings.training, before, len(histories.items), choices, parameters)
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
-    data = training_data(histories, splits, item_vectors["recommendable"], settings.training, parameters.seed, choices)
-    task = RetrievalTask(ranker, data, settings.training, parameters.seed, settings.posterior_share)
-    curve = fit(task, settings.training, parameters.seed, checkpoints, settled_epochs(choices, "retrieval"))
-    return head, {"epochs": [r.as_dict() for r in curve], **training_summary("retrieval_", curve)}
+    data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
+    task = RetrievalTask(ranker, data, plan.training, plan.seed, settings.posterior_share, plan.part)
+    curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs)
+    summary = {**training_summary("retrieval_", curve), "retrieval_refreshed": before is not None}
+    return head, {"epochs": [r.as_dict() for r in curve], **summary}
 
 
 def fit_unified_merge(
@@ -286,6 +430,8 @@ def fit_unified_merge(
     splits: pl.DataFrame,
     parameters: InterestDictionaryParameters,
     choices: dict[str, Any] | None = None,
+    posterior_curve: dict[str, Any] | None = None,
+    previous_unified_merge: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the weights of HyMiRec and GemiRec in the model that unites them; return them and their figures.
 
@@ -293,10 +439,13 @@ def fit_unified_merge(
 
     Args:
         choices: what a run before settled, for a final fit: then its weights stay.
+        posterior_curve, previous_unified_merge: where the posterior went on from the previous one, the weights stay.
     """
     from prismrec.models.rankers import GEMIREC, HYMIREC
 
     settled = settled_merge(choices, "unified_merge", dict.fromkeys((HYMIREC, GEMIREC)))
+    if settled is None and posterior_curve is not None and posterior_curve["posterior_refreshed"]:
+        settled = _load_if_there(previous_unified_merge)
     if settled is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker

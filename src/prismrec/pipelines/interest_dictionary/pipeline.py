@@ -18,6 +18,11 @@ def _group(name: str, members: list[Node]) -> Pipeline:
     return Pipeline(members, namespace=f"{STAGE}.{name}", prefix_datasets_with_namespace=False)
 
 
+def _same(*names: str) -> dict[str, str]:
+    """Datasets that a node's arguments are named after."""
+    return {name: name for name in names}
+
+
 def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
     """Fit, label and report the dictionary, then train posterior and retrieval on it.
 
@@ -28,7 +33,7 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
         Node(
             nodes.fit_dictionary,
             ["item_vectors", "previous_dictionary", PARAMETERS],
-            ["dictionary", "dictionary_losses"],
+            ["dictionary", "dictionary_losses", "dictionary_origins"],
             name="fit_dictionary",
         ),
         Node(
@@ -50,12 +55,14 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
             name="report_dictionary",
         ),
     ]
-    # The training nodes, and where a killed one goes on.
-    training = ["histories", "splits", PARAMETERS, f"{STAGE}_checkpoints", *choices]
+    settled = {"choices": choices[0]} if choices else {}
+    common = {**_same("histories", "splits"), "parameters": PARAMETERS, **settled}
+    # The training nodes: where a killed one goes on, and what a refresh goes on with beside the previous model.
+    training = {**common, "checkpoints": f"{STAGE}_checkpoints", **_same("dictionary_origins")}
     posterior = [
         Node(
             nodes.train_posterior,
-            ["dictionary", "item_cells", *RECOMMENDER, *training],
+            {**_same("dictionary", "item_cells", *RECOMMENDER, "previous_posterior"), **training},
             ["posterior", "posterior_curve"],
             name="train_posterior",
         )
@@ -63,7 +70,7 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
     retrieval = [
         Node(
             nodes.train_retrieval,
-            ["dictionary", "item_cells", "posterior", *RECOMMENDER, *training],
+            {**_same("dictionary", "item_cells", "posterior", *RECOMMENDER, "previous_retrieval"), **training},
             ["retrieval", "retrieval_curve"],
             name="train_retrieval",
         )
@@ -72,14 +79,7 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
     unified = [
         Node(
             nodes.fit_unified_merge,
-            [
-                *HYMIREC,
-                *gemirec,
-                "histories",
-                "splits",
-                PARAMETERS,
-                *choices,
-            ],
+            {**_same(*HYMIREC, *gemirec, "posterior_curve", "previous_unified_merge"), **common},
             ["unified_merge", "unified_merge_metrics"],
             name="fit_unified_merge",
         )
