@@ -38,6 +38,7 @@ class Started(NamedTuple):
 
     address: str
     pid: int
+    ready_seconds: float  # from its start until it said that it is ready
 
 
 class Answer(NamedTuple):
@@ -60,10 +61,10 @@ def store(bundle: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def bento(tag: str, variables: dict[str, str]) -> Iterator[Started]:
-    """`bentoml serve` of a Bento until the block ends."""
+def bento(tag: str, variables: dict[str, str], python: str = sys.executable) -> Iterator[Started]:
+    """`bentoml serve` of a Bento, by some environment's Python, until the block ends."""
     port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)]
+    command = [python, "-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)]
     with running(command, port, variables) as started:
         yield started
 
@@ -77,14 +78,16 @@ def running(command: list[str], port: int, variables: dict[str, str]) -> Iterato
     """
     with tempfile.TemporaryFile() as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+        started = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{port}"
             if not _becomes_ready(f"{address}/readyz", process):
                 log.seek(0)
                 raise RuntimeError(f"the service does not start:\n{log.read().decode()[-2000:]}")
+            ready_seconds = time.perf_counter() - started
             _until_at_rest(process.pid)
-            yield Started(address, process.pid)
+            yield Started(address, process.pid, ready_seconds)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.serving import Answer
 
-from benchmarks import serving, serving_load, serving_speed
+from benchmarks import serving, serving_load, serving_speed, serving_start
 from serving.bundles import parts  # type: ignore[import-not-found]  # of the tests
 
 
@@ -61,3 +61,16 @@ def test_figures_of_two_services() -> None:
     assert report["times_naive"] == 3.0
     assert report["ndcg"] == {"ours": pytest.approx(0.5 / np.log2(3)), "naive": 0.5}
     assert "loss of NDCG@10" in serving_speed.as_table(report)
+
+
+def test_sizes_and_starts_are_told(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/file").write_bytes(bytes(1_500_000))
+    (tmp_path / "link").symlink_to(tmp_path / "deep/file")
+    assert serving_start.megabytes(tmp_path) == 1.5
+    one = {"ready_seconds": 4.0, "first_request_ms": 20.0, "memory_mb": 700.0}
+    report = {"bundle_mb": 60.4, "bento_mb": 0.4, "starts": [one], "ready_seconds": 4.0}
+    table = serving_start.as_table(report)
+    assert "bundle: 60.4 MB" in table
+    assert "environment" not in table
+    assert "ready after 4.0 s, first request 20 ms" in table

@@ -28,10 +28,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prismrec.errors import UserError
@@ -146,16 +145,28 @@ def application(
         Route(path, partial(_endpoint, methods, meter, turns), methods=list(methods))
         for path, methods in by_path.items()
     ]
-    every = [*typed, Route(OPENAPI_PATH, describe), *routes]
-    return Starlette(routes=every, exception_handlers={HTTPException: _astray})
+    known = [*typed, Route(OPENAPI_PATH, describe), *routes]
+    return Starlette(routes=[*known, Route("/{path:path}", _Astray(known))])
 
 
-async def _astray(request: Request, error: Exception) -> Response:
-    """A path that nobody knows, or a method that it does not have: told like every other refusal."""
-    assert isinstance(error, HTTPException)
-    said = "There is no such path" if error.status_code == 404 else f"{request.method} is not what this path takes"
-    refused = Refused(error.status_code, f"{said}; GET {OPENAPI_PATH} lists them all.")
-    return Response(refused.content.model_dump_json(), error.status_code, error.headers, JSON)
+class _Astray:
+    """Answers where no route does: a path that nobody knows, or a method that it does not have.
+
+    A route of its own, since BentoML asks us for no path but those of our routes.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request."""
+        paths = [one for one in self._routes if isinstance(one, Route) and one.matches(scope)[0] is Match.PARTIAL]
+        allowed = sorted({method for one in paths for method in one.methods or ()})
+        said = f"{scope['method']} is not what this path takes" if allowed else "There is no such path"
+        refused = Refused(405 if allowed else 404, f"{said}; GET {OPENAPI_PATH} lists them all.")
+        headers = {"Allow": ", ".join(allowed)} if allowed else None
+        answer = Response(refused.content.model_dump_json(), refused.status, headers, JSON)
+        await answer(scope, receive, send)
 
 
 async def _endpoint(
