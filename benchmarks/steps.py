@@ -136,7 +136,7 @@ def measured_steps(task: Any, schedule: TrainingParameters, seed: int, warm_up: 
     accelerator = loop._accelerator(schedule)
     held.place(task, accelerator.device)
     try:
-        training = loop._Training(task, schedule, seed, accelerator, None)
+        training = loop._Training(task, schedule, seed, accelerator, None, None)
         for task.most_steps in (warm_up, number):
             training.meter = Meter()
             training._epoch()

@@ -152,7 +152,9 @@ def toy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyProject:
     monkeypatch.setattr(pipeline_registry, "STAGES", TOY_STAGES)
     creators = {f.__name__: f for f in (sequence_building, lightweight_encoder, codebook)}
     for stage, create in creators.items():
-        _stand_in(monkeypatch, f"prismrec.pipelines.{stage}.pipeline", create_pipeline=create)
+        # A final fit gives its choices; a toy stage has no use for them.
+        made = lambda choices=(), create=create: create()  # noqa: E731
+        _stand_in(monkeypatch, f"prismrec.pipelines.{stage}.pipeline", create_pipeline=made)
         model = ToyParameters if stage == "sequence_building" else EmptyParameters
         name = f"prismrec.parameters.{stage}"
         _stand_in(monkeypatch, name, Model=type("Model", (model,), {"__module__": name}))

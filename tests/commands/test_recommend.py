@@ -81,7 +81,7 @@ def histories(*titles: str) -> list[str]:
 def test_titles_and_ids_are_a_history(source: list[str], bundle: Path) -> None:
     options = ["-k", "4", "--num-interests", "2", "--diversity", "0.5", "--keep-seen"]
     found = answer(*source, *histories("Toy Story (1995)", "i7"), *options)
-    expected = Engine.load(bundle).recommend(["i1", "i7"], 4, 2, exclude_seen=False, diversity=0.5)
+    expected = Engine.load(bundle).recommend(["i1", "i7"], k=4, num_interests=2, exclude_seen=False, diversity=0.5)
     assert [item["item_id"] for item in found["items"]] == [item.item_id for item in expected.items]
     assert [interest["id"] for interest in found["interests"]] == [interest.id for interest in expected.interests]
     assert found["unknown_items"] == []
