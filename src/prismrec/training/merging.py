@@ -13,6 +13,7 @@ Shapes: M members, C cases, N items, T targets a case.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -32,7 +33,9 @@ CHUNK = 128  # cases looked at together
 MOST_STEPS = 50
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with; 0 leaves a member out
 ROUNDS = 3
-SMALLEST_STEP = 1e-3  # of the common factor, as a share of it
+FACTORS = (1 / 32, 32.0)  # between which the common factor lies
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+SEARCH_STEPS = 16  # to a relative precision of 3e-3
 
 
 class Cases(NamedTuple):
@@ -177,20 +180,23 @@ def _climb(weights_M: Tensor, cases: Cases) -> Tensor:
 
 
 def _calibrated(weights_M: Tensor, cases: Cases) -> Tensor:
-    """The weights times the factor under which the targets are likeliest, by Newton's method in the factor alone."""
-    factor, now = 1.0, _likelihood(weights_M, cases)
-    for _ in range(MOST_STEPS):
-        slope, bend = weights_M @ now.gradient_M, weights_M @ now.curvature_MM @ weights_M
-        step = max(float(slope / (bend + 1e-12)), -factor / 2)  # the factor stays positive
-        while abs(step) > SMALLEST_STEP * factor:
-            then = _likelihood((factor + step) * weights_M, cases)
-            if then.value > now.value:
-                break
-            step /= 2
-        else:
-            break
-        factor, now = factor + step, then
-    return factor * weights_M
+    """The weights times the factor under which the targets are likeliest; one maximum, found by golden section."""
+    low, high = (math.log(end) for end in FACTORS)
+    for _ in range(SEARCH_STEPS):
+        inner = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+        values = [_log_likelihood(math.exp(log_factor) * weights_M, cases) for log_factor in inner]
+        low, high = (low, inner[1]) if values[0] >= values[1] else (inner[0], high)
+    return math.exp((low + high) / 2) * weights_M
+
+
+def _log_likelihood(weights_M: Tensor, cases: Cases) -> float:
+    """Mean log-likelihood of a target."""
+    total = 0.0
+    for first in range(0, len(cases.targets_CT), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        log_BN = _pooled(weights_M, cases, chunk).log_softmax(1)
+        total += float(log_BN.gather(1, cases.targets_CT[chunk])[cases.mask_CT[chunk]].double().sum())
+    return total / int(cases.mask_CT.sum())
 
 
 def _scaled(weights_M: Tensor, member: int, factor: float) -> Tensor:
