@@ -58,7 +58,8 @@ def train(peer: str, exchange: Exchange, settings: Settings, seconds: float, see
     batches = math.ceil(min(VALIDATION_USERS, exchange.num_users) / settings["batch_size"])
     # What the preparation took is taken off the budget.
     left = max(seconds - (time.perf_counter() - start), 0.0)
-    model = _model(peer, settings, {"seconds": left, "validation_batches": batches})
+    limits = {"seconds": left, "validation_batches": batches, "precision": settings["precision"]}
+    model = _model(peer, settings, limits)
     model.fit(dataset)
     watch = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, KeepBest))
     model.lightning_model.load_state_dict(watch.best_state)
@@ -100,7 +101,7 @@ class KeepBest(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *rest: Any) -> None:
         items_ND = pl_module.item_embs
         network = pl_module.torch_model
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):  # bf16 would tie items
             sessions_BD = network.encode_sessions(batch, items_ND)[:, -1, :]
             scores_BN = network.similarity_module(sessions_BD, items_ND).clone()
         scores_BN.scatter_(1, batch["x"], -torch.inf)  # the history, as far as the model sees it
@@ -123,7 +124,7 @@ class KeepBest(Callback):
         return time.perf_counter() - self.start >= self.seconds
 
 
-def make_trainer(seconds: float, validation_batches: int) -> Trainer:
+def make_trainer(seconds: float, validation_batches: int, precision: Any) -> Trainer:
     """A Lightning trainer on the CPU; RecTools names this function in its configuration, so it stands alone."""
     return Trainer(
         max_epochs=100_000,
@@ -136,11 +137,12 @@ def make_trainer(seconds: float, validation_batches: int) -> Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        precision=precision,
     )
 
 
-def _model(peer: str, settings: Settings, trainer: dict[str, float]) -> Any:
-    options: dict[str, Any] = dict(settings)
+def _model(peer: str, settings: Settings, trainer: dict[str, Any]) -> Any:
+    options: dict[str, Any] = {name: value for name, value in settings.items() if name != "precision"}
     if "logits_t" in options:
         options["lightning_module_kwargs"] = {"logits_t": options.pop("logits_t")}
     if peer == "rectools_esasrec":

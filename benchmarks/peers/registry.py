@@ -2,8 +2,9 @@
 
 The first settings of a peer are published ones; the others, tried in this order as far as the tuning budget goes, vary
 size, dropout, learning rate and the like around them (our choice). Every peer has `SETTINGS` of them. RecTools'
-transformers have the whole catalogue in the loss in the first or the second, which a CPU can afford; later ones build
-on it. "long" and "short" are kinds of data sets (`exchange.LONG_HISTORIES`).
+transformers differ from what is published in two ways that help them on a CPU: bf16 autocast, as ours have, and, but
+for the second settings, the whole catalogue in the loss, which costs a fraction of negatives drawn for each position.
+"long" and "short" are kinds of data sets (`exchange.LONG_HISTORIES`).
 
 Where the settings come from:
 - RecTools SASRec and eSASRec: the leave-one-out configurations of github.com/blondered/transformer_benchmark
@@ -27,7 +28,7 @@ ALL_BEFORE = "settings chosen on training events, then fitted on everything befo
 
 _RECTOOLS_LONG: Settings = {
     "session_max_len": 200, "n_factors": 64, "n_blocks": 2, "n_heads": 1, "dropout_rate": 0.1, "lr": 0.001,
-    "batch_size": 128, "loss": "sampled_softmax", "n_negatives": 256,
+    "batch_size": 128, "loss": "softmax", "n_negatives": 256, "precision": "bf16-mixed",
 }  # fmt: skip
 _RECTOOLS_SHORT: Settings = {
     **_RECTOOLS_LONG,
@@ -38,9 +39,9 @@ _RECTOOLS_SHORT: Settings = {
 }
 _HSTU: Settings = {
     "session_max_len": 200, "n_factors": 50, "n_blocks": 2, "n_heads": 1, "dropout_rate": 0.2, "lr": 0.001,
-    "batch_size": 128, "loss": "sampled_softmax", "n_negatives": 128, "logits_t": 0.05,
+    "batch_size": 128, "loss": "softmax", "n_negatives": 128, "logits_t": 0.05, "precision": "bf16-mixed",
 }  # fmt: skip
-_BERT4REC: Settings = {"loss": "softmax", "mask_prob": 0.15, "n_heads": 2}
+_BERT4REC: Settings = {"mask_prob": 0.15, "n_heads": 2}
 _RECBOLE: Settings = {"MAX_ITEM_LIST_LENGTH": 50, "train_batch_size": 2048, "learning_rate": 0.001, "loss_type": "CE"}
 _RECHUB: Settings = {"embed_dim": 64, "negatives": 10, "batch_size": 128, "length": 50, "interests": 4, "lr": 1e-3,
                      "weight_decay": 1e-6}  # fmt: skip
@@ -115,11 +116,10 @@ def _fitted(label: str, package: str, module: str, settings: list[Settings]) -> 
     return Peer(label, package, module, ".venv-peers", "fitted", "free", ALL_BEFORE, settings, settings)
 
 
-# The whole catalogue in the loss is several times cheaper on a CPU here than 256 negatives for each position.
-_WHOLE: Settings = {"loss": "softmax"}
-_SASREC = (_WHOLE, {**_WHOLE, "n_factors": 128, "dropout_rate": 0.3}, {**_WHOLE, "dropout_rate": 0.3})
-_SASREC_SHORT = (_WHOLE, {**_WHOLE, "dropout_rate": 0.5}, {**_WHOLE, "n_factors": 128, "dropout_rate": 0.5})
-_HSTU_CHANGES = (_WHOLE, {**_WHOLE, "n_factors": 64, "n_heads": 2}, {**_WHOLE, "dropout_rate": 0.5})
+_SAMPLED: Settings = {"loss": "sampled_softmax"}
+_SASREC = (_SAMPLED, {"n_factors": 128, "dropout_rate": 0.3}, {"dropout_rate": 0.3})
+_SASREC_SHORT = (_SAMPLED, {"dropout_rate": 0.5}, {"n_factors": 128, "dropout_rate": 0.5})
+_HSTU_CHANGES = (_SAMPLED, {"n_factors": 64, "n_heads": 2}, {"dropout_rate": 0.5})
 _BERT4REC_CHANGES = ({"mask_prob": 0.3}, {"dropout_rate": 0.3}, {"mask_prob": 0.3, "dropout_rate": 0.3})
 _DROPOUT: Settings = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2}
 _FASTER: Settings = {"learning_rate": 0.003}

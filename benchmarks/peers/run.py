@@ -30,7 +30,7 @@ from benchmarks.peers.measure import Cost, machine, measured
 from benchmarks.peers.registry import PEERS, Peer, Settings
 
 DEFAULT_SECONDS = 1200
-DEFAULT_TRIALS = 2
+DEFAULT_TRIALS = 1
 DEFAULT_SEED = 20260101
 
 

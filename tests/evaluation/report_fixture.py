@@ -80,6 +80,8 @@ def model_row(name: str) -> dict[str, Any]:
         row[f"new_interest_recall@{k}"] = 0.4 * row[f"hr@{k}"]
     if interests > 1:
         row |= {"effective_rank": 0.62 * interests, "interest_cosine": 0.31}
+    if interests > 1 and family == "prismrec":
+        row |= {"interests_shown": 0.5 * interests, "largest_interest_share": 0.48}
     return row | {f"validation_{key}": value * 1.06 for key, value in accuracy(ndcg).items()}
 
 
@@ -121,12 +123,13 @@ def report(incumbent: bool = True, verdict: dict[str, Any] | None = None) -> dic
             }
             for name, row in models.items()
         },
-        "paired": {"metric": METRIC, "against": paired(names)},
+        "paired": {"metric": METRIC, "against": paired(names), "others": {"hr@10": paired(names)}},
         "other_history": {
             "rule": "kept",
             "filter": "What a user has seen may be recommended again.",
             "cases": {"users": CASES, "targets": CASES, **NONE_LEFT_OUT, "repeated": 31},
-            "models": {name: accuracy(models[name][METRIC] * 0.8) for name in names},
+            "models": (kept := {name: accuracy(models[name][METRIC] * 0.8) for name in names}),
+            "intervals": {name: {key: interval(value) for key, value in row.items()} for name, row in kept.items()},
         },
         "slices": slices(names),
         "interest_curve": interest_curve(),
@@ -205,6 +208,10 @@ def interest_curve() -> list[dict[str, Any]]:
                     "diversity_text@10": 0.5 + 0.03 * number,
                     "diversity_category@10": 0.55 + 0.02 * number,
                     "coverage@10": 0.3 + 0.05 * number,
+                    "intervals": {
+                        "hr@10": interval(0.33 * reached, 1000),
+                        "ndcg@10": interval(ROWS[model][4] * reached, 1000),
+                    },
                 }
             )
     return points

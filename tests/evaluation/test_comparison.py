@@ -13,7 +13,7 @@ from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.evaluation.promotion import IncumbentRanker
 from prismrec.evaluation.protocols import make_cases
 from prismrec.models.events import EventTable
-from prismrec.models.rankers import Ranker, ServedRanker
+from prismrec.models.rankers import Claims, Ranker, ServedRanker, claims_of
 from prismrec.retrieval import chunks
 
 USERS, ITEMS, DIM = 120, 60, 6
@@ -39,6 +39,9 @@ class Scripted(ServedRanker):
 
     def interests(self, events: EventTable) -> tuple[torch.Tensor, list[str]]:
         raise NotImplementedError
+
+    def claims(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> Claims:
+        return claims_of(self.joint_UKN[users_B], [str(k) for k in range(self.num_interests)])
 
 
 def world() -> tuple[EventTable, np.ndarray, np.ndarray, Facts]:
@@ -150,8 +153,9 @@ def test_accuracy_is_that_of_the_whole_measurement_and_makes_no_list(
     found = comparison.accuracy(part.rows, part.cases, facts.recommendable_N, "filtered")
     assert list(found) == list(part.rows)
     for name, row in found.items():
-        assert {metric.split("@")[0] for metric in row} == {"hr", "recall", "ndcg", "mrr"}
-        assert row == {metric: part.measured[name].means()[metric] for metric in row}
+        assert {metric.split("@")[0] for metric in row.values} == {"hr", "recall", "ndcg", "mrr"}
+        for metric, values_C in row.values.items():
+            np.testing.assert_array_equal(values_C, part.measured[name].values[metric])
 
 
 def test_a_better_model_wins_beyond_the_interval_and_a_twin_does_not(parts: tuple[Part, Facts]) -> None:
@@ -164,12 +168,27 @@ def test_a_better_model_wins_beyond_the_interval_and_a_twin_does_not(parts: tupl
     assert (back["difference"], back["low"], back["high"]) == (-forth["difference"], -forth["high"], -forth["low"])
 
 
+def test_pairs_of_further_metrics_stand_beside_the_one_that_decides(parts: tuple[Part, Facts]) -> None:
+    part, facts = parts
+    paired = comparison.figures(VALIDATION, part, facts, SETTINGS)["paired"]
+    assert paired["metric"] == "ndcg@10"
+    assert list(paired["others"]) == ["hr@10", "recall@50"]
+    expected = comparison.paired_differences(part.measured, "hr@10", SETTINGS.draws, SETTINGS.seed)
+    assert paired["others"]["hr@10"] == expected
+
+
 def test_interests_are_described_where_there_are_several(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
-    models = comparison.figures(VALIDATION, part, facts, SETTINGS)["models"]
+    figures = comparison.figures(VALIDATION, part, facts, SETTINGS)
+    models = figures["models"]
     assert "effective_rank" not in models["weak"]
     assert 1 < models["strong"]["effective_rank"] <= 3
     assert -0.5 <= models["strong"]["interest_cosine"] < 1
+    assert 1 < models["strong"]["interests_shown"] <= 3
+    assert 1 / 3 < models["strong"]["largest_interest_share"] <= 1
+    for name in ("effective_rank", "interest_cosine", "interests_shown", "largest_interest_share"):
+        low, high = figures["intervals"]["strong"][name]
+        assert low < models["strong"][name] < high
 
 
 def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,11 +212,14 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
 
     one = row(Watching("one", torch.randn(USERS, 3, ITEMS), torch.randn(USERS, 3, DIM)), events)
     cases = make_cases(events, starts, ends, "filtered")
-    whole = comparison.interest_spread(one, cases, ITEMS)
+    whole = comparison.interest_values(one, cases, facts.recommendable_N, "filtered")
     monkeypatch.setattr(chunks, "SCORES", 5 * 7 * ITEMS)
     asked["vectors"].clear()
-    assert comparison.interest_spread(one, cases, ITEMS) == pytest.approx(whole, rel=1e-5)
-    comparison.interest_curve({"one": one}, cases, facts, "filtered")
+    chunked = comparison.interest_values(one, cases, facts.recommendable_N, "filtered")
+    assert list(chunked) == ["effective_rank", "interest_cosine", "interests_shown", "largest_interest_share"]
+    for name, values_C in chunked.items():
+        np.testing.assert_allclose(values_C, whole[name], rtol=1e-5)
+    comparison.interest_curve({"one": one}, cases, facts, SETTINGS)
     assert max(asked["vectors"]) == max(asked["strongest"]) == 5
     assert IncumbentRanker(one.ranker, one.ranker, ITEMS, 0).held == 7, "it has one interest, its model three"
 
@@ -209,6 +231,7 @@ def test_the_curve_follows_the_number_of_interests(parts: tuple[Part, Facts]) ->
     strong = [point for point in curve if point["model"] == "strong"]
     assert [point["interests"] for point in strong] == [1, 2, 3]
     assert all(point["cases"] == 50 for point in strong)
+    assert all(point["intervals"]["hr@10"][0] <= point["hr@10"] <= point["intervals"]["hr@10"][1] for point in strong)
     assert strong[2]["hr@10"] > strong[0]["hr@10"] + 0.2, "only the last interest knows the targets"
 
 
@@ -216,7 +239,7 @@ def test_time_free_rows_have_no_curve_of_their_own() -> None:
     events, starts, ends, facts = world()
     rows = {"free": row(scripted("free", 1.0, events, 3), events, "free")}
     cases = make_cases(events, starts, ends, "filtered")
-    assert comparison.interest_curve(rows, cases, facts, "filtered") == []
+    assert comparison.interest_curve(rows, cases, facts, SETTINGS) == []
 
 
 def test_rows_on_other_events_are_ranked_on_theirs() -> None:

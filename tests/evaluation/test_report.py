@@ -71,7 +71,7 @@ def test_the_table_fits_a_terminal_and_its_columns_stand_under_each_other(figure
     table = as_table(figures)
     assert max(map(len, table.splitlines())) <= WIDTH
     blocks = [block.splitlines() for block in table.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 2
+    assert len(blocks) == (4 if figures["other_history"] else 2)
     for block in blocks:
         assert len({tuple(i for i, letter in enumerate(line) if letter == "|") for line in block}) == 1
 
@@ -83,6 +83,15 @@ def test_the_table_says_the_rules_before_the_figures_and_the_verdict_after() -> 
     places = [table.index(text) for text in wanted]
     assert places.index(min(places)) < places.index(table.index("| model"))
     assert max(places[:-4]) < table.index("| model") < places[-3] < places[-2] < places[-1]
+
+
+def test_the_other_rule_on_histories_has_tables_of_its_own_before_the_verdict() -> None:
+    table = as_table(report())
+    other = table[table.index("## History kept") : table.index("## Verdict")]
+    assert "31 repeated and counted" in other.replace("\n  ", " ")
+    assert other.count("| model") == 2
+    assert "cov@10" not in other
+    assert "## History" not in as_table(bare())
 
 
 def test_time_free_and_time_aware_rows_stand_in_tables_of_their_own() -> None:

@@ -13,6 +13,7 @@ from prismrec.metrics.interests import (
     cells_hit,
     effective_rank,
     interest_cosine,
+    interest_shares,
     new_interest_recall,
     new_interests,
 )
@@ -140,3 +141,9 @@ def test_cells_of_a_list_of_items_stand_by_their_first_item() -> None:
     found = interests.best_of_cells(scores, torch.tensor([2, 0, 0, 2]), 3)
     assert found[:, [0, 2]].tolist() == torch.tensor([[0.9, 0.7], [2.0, 3.0]]).tolist()
     assert (found[:, 1] == -torch.inf).all()
+
+
+def test_a_list_is_shared_out_among_its_owners() -> None:
+    found = interest_shares(torch.tensor([[3, 3, 1, 3], [2, 2, 2, 2], [0, 1, 2, 3]]))
+    assert found["interests_shown"].tolist() == [2, 1, 4]
+    assert found["largest_interest_share"].tolist() == [0.75, 1.0, 0.25]

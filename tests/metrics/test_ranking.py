@@ -21,7 +21,7 @@ from prismrec.metrics.ranking import (
     METRICS,
     NEVER,
     TargetRanks,
-    concatenate,
+    nowhere,
     per_user_metrics,
     rank_targets,
     ranking_metrics,
@@ -261,7 +261,9 @@ def test_a_user_without_a_target_is_not_counted() -> None:
 
 
 def test_means_over_users_and_their_names() -> None:
-    ranks = concatenate([one_target(0, 1), one_target(15, 1), one_target(200, 1)])
+    ranks = nowhere(torch.ones(3, 1, dtype=torch.bool))
+    for user, place in enumerate((0, 15, 200)):
+        ranks.put(slice(user, user + 1), one_target(place, 1))
     metrics = ranking_metrics(ranks)
     assert list(metrics) == [f"{name}@{k}" for k in CUTOFFS for name in METRICS]
     assert metrics["hr@10"] == pytest.approx(1 / 3)
@@ -274,11 +276,13 @@ def test_means_over_users_and_their_names() -> None:
 
 
 def test_chunks_of_users_join_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks with few targets are padded; what is padded never counts, and the size of chunks changes nothing."""
+    """What is padded never counts, and the size of chunks changes nothing."""
     scores, targets = random_case(1, 9, 20, levels=3)
     targets[0], targets[5] = targets[0][:1], [0, 1, 2, 3, 4, 5, 6]
     whole = ranks_of(scores, targets)
-    joined = concatenate([ranks_of(scores[i:j], targets[i:j]) for i, j in ((0, 1), (1, 4), (4, 9))])
+    joined = nowhere(whole.mask_CT)
+    for chunk in (slice(0, 1), slice(1, 4), slice(4, 9)):
+        joined.put(chunk, TargetRanks(*(part[chunk] for part in whole)))
     for part, other in zip(whole, joined, strict=True):
         assert torch.equal(part, other)
     before = per_user_metrics(whole)

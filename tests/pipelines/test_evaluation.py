@@ -41,6 +41,8 @@ class Parameters:
 
     history = "kept"
     recent_days = 30.0
+    bootstrap_draws = 200
+    seed = 1
 
 
 def flat(events: EventTable) -> dict[str, Row]:
@@ -72,6 +74,7 @@ def test_the_other_rule_has_accuracy_alone() -> None:
     assert found is not None
     assert found["rule"] == "filtered"
     assert found["models"]["flat"]["hr@10"] == 1.0
+    assert found["intervals"]["flat"]["hr@10"] == [1.0, 1.0]
     assert {name.split("@")[0] for name in found["models"]["flat"]} == {"hr", "recall", "ndcg", "mrr"}
     assert other(NEW, {**METRICS, "protocol": {"name": "leave_one_out"}}) is None
 

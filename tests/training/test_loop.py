@@ -105,6 +105,39 @@ def test_a_settled_training_that_diverges_says_so() -> None:
         fit(task, training(epochs=3), seed=0, epochs=2)
 
 
+class Exploding(Regression):
+    """After so many good epochs its weights are no numbers any more, and nobody may rank with it."""
+
+    good = 0
+
+    def loss(self, batch: torch.Tensor, share: Share = WHOLE) -> Loss:
+        if len(self.weights) == self.good:
+            self.factor = math.nan
+        return super().loss(batch, share)
+
+    def validate(self) -> dict[str, float]:
+        assert all(bool(weight.isfinite().all()) for weight in self.module.parameters())
+        return super().validate()
+
+
+def test_an_epoch_that_diverges_ends_the_training_and_the_best_before_it_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task = Exploding([0.1, 0.5, 0.3])
+    task.good = 2
+    curve = fit(task, training(epochs=5, patience=9), seed=0)
+    assert [record.epoch for record in curve] == [1, 2]
+    assert torch.equal(task.linear.weight, task.weights[1])
+    assert "diverged in epoch 3: the weights of epoch 2 are kept" in caplog.text
+
+
+def test_training_that_diverges_before_any_validation_says_so() -> None:
+    task = Exploding([0.1])
+    task.good = 0
+    with pytest.raises(UserError, match="no epoch gave a figure"):
+        fit(task, training(epochs=3, patience=1), seed=0)
+
+
 def test_training_that_diverges_at_once_says_so() -> None:
     """The person can mend it: a smaller learning rate. No weights of a diverged model are handed on."""
     with pytest.raises(UserError):

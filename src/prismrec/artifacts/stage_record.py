@@ -5,6 +5,7 @@ node is done. The manifest says what was computed (content hashes of inputs and 
 code, libraries, threads, metrics); run.json says what it cost (seconds, memory, host).
 """
 
+import ctypes
 import os
 import platform
 import re
@@ -109,7 +110,12 @@ def host() -> dict[str, Any]:
 
 
 def reset_peak_memory() -> bool:
-    """Let the kernel count this process's peak memory anew; False where it cannot (not Linux)."""
+    """Let the kernel count this process's peak memory anew; False where it cannot (not Linux).
+
+    What earlier stages have freed is given back to the system first (glibc), or it would count as this stage's.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

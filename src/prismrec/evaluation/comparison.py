@@ -5,8 +5,8 @@ test, one value a user, metric and row is kept until the end, so that means, int
 the same numbers; of other parts only accuracy is asked for, and only its means are kept.
 
 Notable: coverage, Gini and popularity lift belong to all lists together and have no value a user, hence no interval.
-How far a user's interests lie apart, and what a list of fewer interests is worth, is measured on a sample of the cases
-(our choice: both need a second pass of the model).
+How far a user's interests lie apart, how many of them a list shows, and what a list of fewer interests is worth, is
+measured on a sample of the cases (our choice: all need a second pass of the model).
 
 Shapes: C cases, T targets a case, N items, K places of a list, M categories.
 """
@@ -27,14 +27,24 @@ from prismrec.evaluation.intervals import bootstrap_means, paired_intervals
 from prismrec.evaluation.protocols import Cases, History
 from prismrec.metrics.diversity import category_diversity, text_diversity
 from prismrec.metrics.exposure import exposure_metrics, history_popularity, novelty, popularity_lift
-from prismrec.metrics.interests import cells_hit, effective_rank, interest_cosine, new_interest_recall, new_interests
-from prismrec.metrics.ranking import CUTOFFS, per_user_metrics, ranking_metrics
+from prismrec.metrics.interests import (
+    cells_hit,
+    effective_rank,
+    interest_cosine,
+    interest_shares,
+    new_interest_recall,
+    new_interests,
+)
+from prismrec.metrics.ranking import CUTOFFS, per_user_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker, ServedRanker
 from prismrec.retrieval.chunks import chunk_size
+from prismrec.retrieval.topk import exclude, top_k
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of interests of the accuracy-diversity curve
+SHARED_OUT = 10  # items of a list whose interests are counted
+PAIRED = ("hr@10", "ndcg@10", "recall@50")  # compared in pairs beside the metric that decides
 
 
 class Facts(NamedTuple):
@@ -73,7 +83,7 @@ class Settings(NamedTuple):
     """How figures are made."""
 
     history: History  # "filtered": what a user has seen is never recommended; "kept": it may be
-    metric: str  # the one whose paired differences are reported
+    metric: str  # the one that decides, and orders the rows; `PAIRED` are compared in pairs too
     draws: int  # of the bootstrap
     sample: int  # cases of what needs a second pass
     seed: int
@@ -97,10 +107,10 @@ def measure(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: Histor
 
 def accuracy(
     rows: Mapping[str, Row], cases: Cases, recommendable_N: Tensor, history: History, progress: Progress = iter
-) -> dict[str, dict[str, float]]:
-    """The figures that come from the targets' places alone, as means over users, by row; no lists are made."""
+) -> dict[str, Measured]:
+    """The figures that come from the targets' places alone, by row; no lists are made."""
     ranked = _ranked(rows, cases, recommendable_N, history, progress, lists=False)
-    return {name: ranking_metrics(ranked[name].ranks, CUTOFFS) for name in rows}
+    return {name: Measured(per_user_metrics(ranked[name].ranks), {}) for name in rows}
 
 
 def _ranked(
@@ -162,22 +172,32 @@ def sample(cases: Cases, size: int, seed: int) -> Cases:
 
 
 @torch.inference_mode()
-def interest_spread(row: Row, cases: Cases, num_items: int) -> dict[str, float]:
-    """Mean effective rank and mean pairwise cosine of the users' interests; nothing for a model of one interest."""
-    if row.ranker.num_interests < 2:
+def interest_values(row: Row, cases: Cases, recommendable_N: Tensor, history: History) -> dict[str, np.ndarray]:
+    """How far the users' interests lie apart, and how their lists share them out: [C] each.
+
+    Effective rank and mean pairwise cosine of the vectors; of a served model also how many interests the first ten
+    items belong to, each item to the interest that wants it most, and the largest share of one. Nothing for a model of
+    one interest.
+    """
+    ranker = row.ranker
+    if ranker.num_interests < 2:
         return {}
-    ranks, cosines, size = [], [], chunk_size(num_items, row.ranker.held)
+    values: dict[str, list[Tensor]] = {}
+    size = chunk_size(len(recommendable_N), ranker.held)
     for start in range(0, len(cases.users_C), size):
         users_B = torch.as_tensor(cases.users_C[start : start + size])
         ends_B = torch.as_tensor(cases.starts_C[start : start + size])
-        vectors_BKD = row.ranker.interest_vectors(row.events, users_B, ends_B)
+        vectors_BKD = ranker.interest_vectors(row.events, users_B, ends_B)
         assert vectors_BKD is not None, "a model of several interests has their vectors"
-        ranks.append(effective_rank(vectors_BKD))
-        cosines.append(interest_cosine(vectors_BKD))
-    return {
-        "effective_rank": float(torch.cat(ranks).mean()),
-        "interest_cosine": float(torch.cat(cosines).mean()),
-    }
+        found = {"effective_rank": effective_rank(vectors_BKD), "interest_cosine": interest_cosine(vectors_BKD)}
+        if isinstance(ranker, ServedRanker):
+            claims = ranker.claims(row.events, users_B, ends_B)
+            seen = row.events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
+            best_Bk = top_k(exclude(claims.scores_BN, seen, recommendable_N), SHARED_OUT)
+            found |= interest_shares(claims.owners_BN.gather(1, best_Bk))
+        for name, value_B in found.items():
+            values.setdefault(name, []).append(value_B)
+    return {name: torch.cat(parts).double().numpy() for name, parts in values.items()}
 
 
 class _Strongest(Ranker):
@@ -195,7 +215,7 @@ class _Strongest(Ranker):
         return self.ranker.strongest(events, users_B, ends_B, self.num_interests)
 
 
-def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: History) -> list[dict[str, Any]]:
+def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, settings: Settings) -> list[dict[str, Any]]:
     """Accuracy, diversity and coverage of lists made of each user's one, two, … strongest interests, as served.
 
     The last point of a model is of all interests that it shows.
@@ -208,9 +228,11 @@ def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, history:
         most = row.ranker.num_interests
         for number in sorted({n for n in CURVE if n < most} | {most}):
             held = row._replace(ranker=_Strongest(row.ranker, number))
-            means = measure({name: held}, cases, facts, history).measured[name].means()
+            measured = measure({name: held}, cases, facts, settings.history).measured
+            means, ends = measured[name].means(), intervals(measured, settings.draws, settings.seed)[name]
             point = {"model": name, "interests": number, "cases": len(cases.users_C)}
-            curve.append({**point, **{figure: means[figure] for figure in figures if figure in means}})
+            point |= {figure: means[figure] for figure in figures if figure in means}
+            curve.append({**point, "intervals": {figure: ends[figure] for figure in figures if figure in ends}})
     return curve
 
 
@@ -255,23 +277,28 @@ def figures(
     """
     sampled = sample(test.cases, settings.sample, settings.seed)
     models: dict[str, dict[str, Any]] = {}
+    ends = intervals(test.measured, settings.draws, settings.seed)
     for name, row in test.rows.items():
+        spread = Measured(interest_values(row, sampled, facts.recommendable_N, settings.history), {})
         models[name] = {
             "label": row.label,
             "family": row.family,
             "time": row.time,
             "interests": row.ranker.num_interests,
             **test.measured[name].means(),
-            **interest_spread(row, sampled, len(facts.recommendable_N)),
+            **spread.means(),
             **{f"validation_{key}": value for key, value in validation.get(name, {}).items()},
         }
+        if spread.values:
+            ends[name] |= intervals({name: spread}, settings.draws, settings.seed)[name]
+    against = {
+        metric: paired_differences(test.measured, metric, settings.draws, settings.seed)
+        for metric in dict.fromkeys((settings.metric, *PAIRED))
+    }
     return {
         "cutoffs": list(CUTOFFS),
         "models": models,
-        "intervals": intervals(test.measured, settings.draws, settings.seed),
-        "paired": {
-            "metric": settings.metric,
-            "against": paired_differences(test.measured, settings.metric, settings.draws, settings.seed),
-        },
-        "interest_curve": interest_curve(test.rows, sampled, facts, settings.history),
+        "intervals": ends,
+        "paired": {"metric": settings.metric, "against": against.pop(settings.metric), "others": against},
+        "interest_curve": interest_curve(test.rows, sampled, facts, settings),
     }

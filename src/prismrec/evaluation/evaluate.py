@@ -3,7 +3,8 @@
 Each ranker scores a chunk of users once; from these scores come the targets' places, ties and all, and the first
 LENGTH items of the list, where lists are wanted. Notable: scores are held for one chunk of users at a time
 (`retrieval.chunks`), so working memory is bounded whatever users × items, down to one user at a time. What is kept
-grows with the cases: places of the targets, and LENGTH items a case and ranker.
+grows with the cases, places of the targets and LENGTH items a case and ranker, and is laid out before the first chunk
+(`metrics.ranking.nowhere`).
 
 Shapes: B users of a chunk, N items, T targets, C cases.
 """
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from prismrec.evaluation.protocols import Cases, History
-from prismrec.metrics.ranking import TargetRanks, concatenate, rank_targets
+from prismrec.metrics.ranking import TargetRanks, nowhere, rank_targets
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval.chunks import chunk_size
@@ -60,25 +61,25 @@ def evaluate(
         "a target that may not be recommended"
     )
     size = chunk_size(len(recommendable_N), max((ranker.held for ranker in rankers.values()), default=1))
-    ranks: dict[str, list[TargetRanks]] = {name: [] for name in rankers}
-    best: dict[str, list[np.ndarray]] = {name: [] for name in rankers}
-    for start in progress(range(0, len(cases.users_C), size)):
+    mask_CT = torch.as_tensor(cases.mask_CT)
+    shape = (len(mask_CT), LENGTH if lists else 0)
+    found = {name: Ranked(nowhere(mask_CT), np.full(shape, -1, np.int32)) for name in rankers}
+    for start in progress(range(0, len(mask_CT), size)):
         chunk = slice(start, start + size)
         users_B, ends_B = torch.as_tensor(cases.users_C[chunk]), torch.as_tensor(cases.starts_C[chunk])
-        targets_BT, mask_BT = torch.as_tensor(cases.targets_CT[chunk]), torch.as_tensor(cases.mask_CT[chunk])
+        targets_BT = torch.as_tensor(cases.targets_CT[chunk])
         seen = events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
         for name, ranker in rankers.items():
             scores_BN = exclude(ranker.scores(events, users_B, ends_B), seen, recommendable_N)
-            ranks[name].append(rank_targets(scores_BN, targets_BT, mask_BT))
-            best[name].append(_best(scores_BN, LENGTH if lists else 0))
-    return {name: Ranked(concatenate(ranks[name]), np.concatenate(best[name])) for name in rankers}
+            found[name].ranks.put(chunk, rank_targets(scores_BN, targets_BT, mask_CT[chunk]))
+            if lists:
+                found[name].lists_CK[chunk] = _best(scores_BN, LENGTH)
+    return found
 
 
 def _best(scores_BN: Tensor, length: int) -> np.ndarray:
     """The first items of every list, int32 [B, length]; -1 where no item is left."""
     lists_BK = np.full((len(scores_BN), length), -1, np.int32)
-    if not length:
-        return lists_BK
     items_Bk = top_k(scores_BN, length)
     items_Bk = items_Bk.where(scores_BN.gather(1, items_Bk) > -torch.inf, -1)
     lists_BK[:, : items_Bk.shape[1]] = items_Bk.numpy()

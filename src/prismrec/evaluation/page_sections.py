@@ -35,6 +35,7 @@ NAMES = {
     "diversity_category": "category diversity", "cells_hit": "target interests hit",
     "cells_hit_share": "share of target interests hit", "new_interest_recall": "recall of new interests",
     "effective_rank": "effective rank", "interest_cosine": "mean cosine of interests",
+    "interests_shown": "interests in a list of ten", "largest_interest_share": "largest share of one",
 }  # fmt: skip
 LIST_FIGURES = (
     "coverage@10",
@@ -44,8 +45,8 @@ LIST_FIGURES = (
     "diversity_text@10",
     "diversity_category@10",
 )
-INTEREST_FIGURES = ("effective_rank", "interest_cosine", "cells_hit@10", "cells_hit_share@10", "new_interest_recall@10",
-                    "new_interest_recall@50")  # fmt: skip
+INTEREST_FIGURES = ("effective_rank", "interest_cosine", "interests_shown", "largest_interest_share", "cells_hit@10",
+                    "cells_hit_share@10", "new_interest_recall@10", "new_interest_recall@50")  # fmt: skip
 SLICES = {
     "history_length": ("History length", "events before the target"),
     "popularity_decile": ("Item popularity", "decile of the target item, 1 the least popular"),
@@ -148,7 +149,7 @@ def _bar(report: Mapping[str, Any], name: str, metric: str) -> Bar:
 
 def accuracy(report: Mapping[str, Any]) -> str:
     """Accuracy at all cutoffs with intervals; time-free and time-aware rows apart."""
-    several = any(row.get("recall@10") != row.get("hr@10") for row in report["models"].values())
+    several = report["cases"]["test"]["targets"] != report["cases"]["test"]["users"]
     metrics = ("hr", "recall", "ndcg", "mrr") if several else ("hr", "ndcg", "mrr")
     columns = [f"{metric}@{k}" for k in report["cutoffs"] for metric in metrics]
     groups = [(f"@{k}", len(metrics)) for k in report["cutoffs"]]
@@ -176,7 +177,8 @@ def many_interests(report: Mapping[str, Any]) -> str:
     """Figures of several interests, and what a list gains from each."""
     note = (
         '<p class="quiet">Effective rank and mean cosine are of a user\'s interest vectors; a dash: the model has one. '
-        "Target interests are cells of the dictionary; new ones are absent from the history.</p>"
+        "Interests in a list of ten: to how many its items belong, and the largest share of one. Target interests are "
+        "cells of the dictionary; new ones are absent from the history.</p>"
     )
     tables = _both(report, lambda names: _present(report, names, INTEREST_FIGURES))
     return "<h2>Many interests</h2>" + note + _interest_curve(report) + tables
@@ -202,7 +204,11 @@ def _interest_curve(report: Mapping[str, Any]) -> str:
         caption = f"{title}{', by number of interests' if numbered else ''}"
         charts.append(f"<figure><figcaption>{caption}</figcaption>{chart}</figure>")
     columns = ("hr@10", "ndcg@10", "diversity_text@10", "diversity_category@10", "coverage@10")
-    rows = [[escape(models[p["model"]]), str(p["interests"]), *(number(p.get(c)) for c in columns)] for p in points]
+    rows = [
+        [escape(models[p["model"]]), str(p["interests"])]
+        + [_with_span(p.get(column), p.get("intervals", {}).get(column)) for column in columns]
+        for p in points
+    ]
     header = ["model", "interests", *(metric_name(column) for column in columns)]
     table = _grid("Lists made of the strongest interests", header, rows, numbers_from=1)
     return (
@@ -214,7 +220,8 @@ def _interest_curve(report: Mapping[str, Any]) -> str:
 
 
 def _curve_point(point: Mapping[str, Any], x: str, y: str, *, numbered: bool) -> Point:
-    return Point(point[x], point[y], None, str(point["interests"]) if numbered else "")
+    ends = point.get("intervals", {}).get(y)
+    return Point(point[x], point[y], ends and (ends[0], ends[1]), str(point["interests"]) if numbered else "")
 
 
 def against_baselines(report: Mapping[str, Any]) -> str:
@@ -375,13 +382,14 @@ def other_history(report: Mapping[str, Any]) -> str:
     found = report["other_history"]
     if not found:
         return ""
-    models = found["models"]
+    models, ends = found["models"], found.get("intervals", {})
     columns = [f"{metric}@{k}" for k in report["cutoffs"] for metric in ("hr", "recall", "ndcg")]
     columns = [column for column in columns if any(column in row for row in models.values())]
 
     def table(names: list[str]) -> str:
         rows = [
-            [escape(label_of(report, name)), *(number(models[name].get(column)) for column in columns)]
+            [escape(label_of(report, name))]
+            + [_with_span(models[name].get(column), ends.get(name, {}).get(column)) for column in columns]
             for name in names
             if name in models
         ]
@@ -391,17 +399,25 @@ def other_history(report: Mapping[str, Any]) -> str:
     return f"<h2>History {escape(found['rule'])}</h2>{rule}{_both(report, table)}"
 
 
-def protocol(report: Mapping[str, Any]) -> str:
-    """The rules, the cases, what was left out, and the settings."""
-    rules = report["protocol"]
-    facts = {"protocol": f"{rules['name']}: {rules['description']}"}
-    facts |= {name: rules[name] for name in ("ties", "filter", "repeats", "time")}
+def rules(report: Mapping[str, Any]) -> str:
+    """What every figure rests on: protocol, ties, filter, repeats, cases, what was left out."""
+    found = report["protocol"]
+    facts = {"protocol": f"{found['name']}: {found['description']}"}
+    facts |= {name: found[name] for name in ("ties", "filter", "repeats", "time")}
     facts |= {f"cases, {part}": case_counts(report["cases"][part]) for part in ("validation", "test")}
-    facts |= {"items": f"{report['items']:,}", "split": report["split_hash"], "seed": str(report["seed"])}
     facts |= {f"left out: {name}": why for name, why in sorted(report["left_out"].items())}
-    facts |= flat(report["settings"])
+    return f"<details open><summary>Rules</summary>{_facts(facts)}</details>"
+
+
+def settings(report: Mapping[str, Any]) -> str:
+    """What the figures can be made again with."""
+    facts = {"items": f"{report['items']:,}", "split": report["split_hash"], "seed": str(report["seed"])}
+    return f"<h2>Settings</h2>{_facts(facts | flat(report['settings']))}"
+
+
+def _facts(facts: Mapping[str, str]) -> str:
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-    return f"<h2>Rules and settings</h2><dl>{lines}</dl>"
+    return f"<dl>{lines}</dl>"
 
 
 def _both(report: Mapping[str, Any], table: Callable[[list[str]], str]) -> str:

@@ -6,7 +6,7 @@ Notable: both say the protocol's rules before any figure, and both show everythi
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -26,8 +26,8 @@ from prismrec.evaluation.rows import (
 from prismrec.pages.style import STYLE
 
 WIDTH = 120  # columns of a terminal
-# Column: header, metric, whether its interval stands beside it.
-COLUMNS = (
+Column = tuple[str, str, bool]  # header, metric, whether its interval stands beside it
+COLUMNS: tuple[Column, ...] = (
     ("HR@10", "hr@10", True),
     ("HR@20", "hr@20", False),
     ("HR@50", "hr@50", False),
@@ -46,7 +46,7 @@ def as_table(report: Mapping[str, Any]) -> str:
     for time, heading in TIMES.items():
         names = rows_of(report, time)
         if names:
-            parts += [f"## {heading}", _grid(report, names)]
+            parts += [f"## {heading}", _grid(report, names, COLUMNS, clear_best(report, names))]
     note = (
         f"Brackets: 95 % interval over users. Rows stand by {ranked_by(report)}; bold: better than the next row beyond "
         "the paired interval. cov: share of the catalogue that is recommended."
@@ -54,6 +54,7 @@ def as_table(report: Mapping[str, Any]) -> str:
     parts.append(_fill(note))
     if report["left_out"]:
         parts.append("\n".join(_fill(f"- left out: {name}: {why}") for name, why in sorted(report["left_out"].items())))
+    parts += _other_history(report)
     parts += ["## Verdict", verdict_text(report["promotion"])]
     return "\n\n".join(parts) + "\n"
 
@@ -76,6 +77,7 @@ def report_page(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any
     body = [
         f"<header><h1>{title}</h1>{sections.subtitle(report)}</header>",
         "<main>",
+        sections.rules(report),
         sections.verdict(report),
         sections.headline(report),
         sections.bars(report),
@@ -87,7 +89,7 @@ def report_page(report: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any
         sections.health(report),
         sections.training(curves),
         sections.other_history(report),
-        sections.protocol(report),
+        sections.settings(report),
         "</main>",
     ]
     return (
@@ -109,12 +111,25 @@ def _rules(report: Mapping[str, Any]) -> str:
     return "\n".join(_fill(line) for line in lines)
 
 
-def _grid(report: Mapping[str, Any], names: list[str]) -> str:
-    best = clear_best(report, names)
-    lines = [["model", *(header for header, _, _ in COLUMNS)]]
+def _other_history(report: Mapping[str, Any]) -> list[str]:
+    """The same tables under the other rule on what a user has seen; nothing under leave-one-out."""
+    found = report["other_history"]
+    if not found:
+        return []
+    parts = [f"## History {found['rule']}", _fill(f"{found['filter']} Cases: {case_counts(found['cases'])}.")]
+    figures = {"models": found["models"], "intervals": found.get("intervals", {})}
+    for time, heading in TIMES.items():
+        names = [name for name in rows_of(report, time) if name in found["models"]]
+        if names:
+            parts += [f"### {heading}", _grid(figures, names, COLUMNS[:-1], None)]
+    return parts
+
+
+def _grid(report: Mapping[str, Any], names: list[str], columns: Sequence[Column], best: str | None) -> str:
+    lines = [["model", *(header for header, _, _ in columns)]]
     for name in names:
         shown = name.removesuffix(TIME_FREE_SUFFIX)
-        lines.append([f"**{shown}**" if name == best else shown, *(_cell(report, name, c) for c in COLUMNS)])
+        lines.append([f"**{shown}**" if name == best else shown, *(_cell(report, name, c) for c in columns)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     rows = [
@@ -123,7 +138,7 @@ def _grid(report: Mapping[str, Any], names: list[str]) -> str:
     return "\n".join([rows[0], rule, *rows[1:]])
 
 
-def _cell(report: Mapping[str, Any], name: str, column: tuple[str, str, bool]) -> str:
+def _cell(report: Mapping[str, Any], name: str, column: Column) -> str:
     _, metric, with_interval = column
     text = number(report["models"][name].get(metric))
     if text == MISSING or not with_interval:

@@ -186,3 +186,20 @@ def interest_cosine(vectors_BKD: Tensor) -> Tensor:
     vectors_BKD = vectors_BKD.double()
     among_all_B = vectors_BKD.sum(1).square().sum(1) - vectors_BKD.square().sum((1, 2))
     return among_all_B / (interests * (interests - 1))
+
+
+def interest_shares(owners_Bk: Tensor) -> dict[str, Tensor]:
+    """How a list is shared out among a user's interests: [B] float64 each.
+
+    `interests_shown`: interests that own an item of the list; `largest_interest_share`: share of the list's items that
+    one interest owns, 1 when it owns them all.
+
+    Args:
+        owners_Bk: int64, the interest that owns each item of the list.
+    """
+    same_Bkk = owners_Bk[:, :, None] == owners_Bk[:, None, :]
+    first_Bk = ~same_Bkk.tril(-1).any(2)
+    return {
+        "interests_shown": first_Bk.sum(1).double(),
+        "largest_interest_share": same_Bkk.sum(2).amax(1).double() / owners_Bk.shape[1],
+    }

@@ -8,7 +8,7 @@ EASE predicts an item from the set of all others, this predicts what comes next 
 looks at the latest event alone, one near 1 at the whole history. Counted Markov transitions are the special case
 without the inverse, which is what stops popular items from being counted twice.
 
-It holds the local transitions that interests lack; HyMiRec's merge has it as one of its signals (`pool.py`), and the
+It holds the local transitions that interests lack; HyMiRec's merge has it as one of its signals (`merge.py`), and the
 evaluation shows it by itself.
 
 Notable: only the largest weights of a row are kept, so that scoring reads a few hundred numbers an event and the

@@ -116,11 +116,12 @@ class Pool(Ranker):
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Weighted sum of the members' scores."""
         weights = self.weights(events, users_B, ends_B)
-        parts = [
-            weights[name] * member.scores(events, users_B, ends_B).float()
-            for name, member in self.members.items()
-            if weights[name].any()
-        ]
+        parts = []
+        for name, member in self.members.items():
+            if weights[name].any():
+                scores_BN = member.scores(events, users_B, ends_B).float()
+                # What a member of no weight rules out stays possible: 0 · -inf is no number.
+                parts.append(torch.where(weights[name] > 0, weights[name] * scores_BN, 0.0))
         return torch.stack(parts).sum(0)
 
 

@@ -25,7 +25,9 @@ from prismrec.models.merge import MergedRanker
 from prismrec.models.rankers import InterestRanker, InterestRanking, ServedRanker, everybody
 from prismrec.retrieval.index import ItemIndex
 
-CANDIDATES = 500  # of one interest: more than the longest list, and what a history hides of it
+# Of one interest: more than the longest list, and what a history hides of it. The index promises its recall for the
+# first `index.LENGTH` of them; those after come from the same cells, and fewer of them may be found.
+CANDIDATES = 500
 
 
 class NarrowedRanker(ServedRanker):

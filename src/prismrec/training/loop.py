@@ -264,10 +264,13 @@ class _Training:
         self.saved_at = time.monotonic()
         self.meter = Meter()
         self.batches: Sequence[Any] = []
+        self.diverged = False
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or `patience` of them brought nothing better."""
+        """Whether all epochs are done, `patience` of them brought nothing better, or one diverged."""
+        if self.diverged:
+            return True
         done = self.progress.epoch - 1
         if self.settled is not None:
             return done >= self.settled
@@ -308,8 +311,20 @@ class _Training:
                 self._step(batch, total)
                 progress.seconds = time.perf_counter() - started
                 self._save_if_time()
-        self._validate(started)
-        self._save()
+        self.diverged = self._has_diverged()
+        if not self.diverged:
+            self._validate(started)
+            self._save()
+
+    def _has_diverged(self) -> bool:
+        """Whether loss or weights are no numbers any more, the same on all processes; said, since the run then ends."""
+        found = [torch.as_tensor(self.progress.sums["loss"]), *self.module.parameters()]
+        if all(bool(tensor.isfinite().all()) for tensor in found):
+            return False
+        best = self.progress.best_epoch
+        kept = f"the weights of epoch {best} are kept" if best else "there are no weights to keep"
+        logger.warning("Training of the %s diverged in epoch %d: %s.", self.task.name, self.progress.epoch, kept)
+        return True
 
     def _step(self, batch: Any, total: int) -> None:
         progress = self.progress

@@ -25,11 +25,12 @@ from prismrec.metrics.ranking import rank_targets, ranking_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.rankers import Ranker
+from prismrec.retrieval.chunks import chunk_size
 from prismrec.retrieval.topk import exclude
 from prismrec.training.sequences import TrainingData
 
 HELD_SCORES = 2**28  # of all members and cases together, in fp32: 1 GiB
-CHUNK = 128  # cases looked at together
+CHUNK = 128  # cases whose scores are looked at together
 MOST_STEPS = 50
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with; 0 leaves a member out
 ROUNDS = 3
@@ -89,8 +90,9 @@ def _cases(members: Mapping[str, Ranker], data: TrainingData, events: EventTable
     users_C, starts_C = known.users_C[::step], known.starts_C[::step]
     scores_MCN = torch.empty(len(members), len(users_C), num_items)
     excluded_CN = torch.empty(len(users_C), num_items, dtype=torch.bool)
-    for first in range(0, len(users_C), CHUNK):
-        chunk = slice(first, first + CHUNK)
+    size = chunk_size(num_items, max(ranker.held for ranker in members.values()))
+    for first in range(0, len(users_C), size):
+        chunk = slice(first, first + size)
         users_B, ends_B = users_C[chunk], starts_C[chunk]
         seen = data.events.cut(users_B, torch.zeros_like(ends_B), ends_B)
         allowed = torch.zeros(len(users_B), num_items)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prismrec.data.targets import distinct_targets
 from prismrec.errors import UserError
-from prismrec.metrics.ranking import concatenate, rank_targets, ranking_metrics
+from prismrec.metrics.ranking import nowhere, rank_targets, ranking_metrics
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval.chunks import chunk_size
@@ -94,15 +94,15 @@ class TrainingData:
     def validate(self, ranker: Ranker) -> dict[str, float]:
         """HR and NDCG at 10 of the validation targets among all items not in the user's history."""
         assert len(self.validation.users_C), "nobody to validate on"
-        ranks = []
+        ranks = nowhere(self.validation.mask_CT)
         size = chunk_size(len(self.recommendable_N), ranker.held)
         for start in range(0, len(self.validation.users_C), size):
             chunk = slice(start, start + size)
             users_B, ends_B = self.validation.users_C[chunk], self.validation.starts_C[chunk]
             seen = self.events.cut(users_B, torch.zeros_like(ends_B), ends_B)
             scores_BN = exclude(ranker.scores(self.events, users_B, ends_B), seen, self.recommendable_N)
-            ranks.append(rank_targets(scores_BN, self.validation.targets_CT[chunk], self.validation.mask_CT[chunk]))
-        metrics = ranking_metrics(concatenate(ranks), cutoffs=(10,))
+            ranks.put(chunk, rank_targets(scores_BN, self.validation.targets_CT[chunk], ranks.mask_CT[chunk]))
+        metrics = ranking_metrics(ranks, cutoffs=(10,))
         return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
 

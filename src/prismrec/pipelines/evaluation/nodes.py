@@ -289,7 +289,8 @@ def validation_accuracy(
     """Accuracy of all rows on the validation cases; rows are made here, so that the heuristics are gone on return."""
     from prismrec.evaluation.comparison import accuracy
 
-    return accuracy(make_rows(), cases, recommendable_N, parameters.history, bar("ranking validation"))
+    found = accuracy(make_rows(), cases, recommendable_N, parameters.history, bar("ranking validation"))
+    return {name: row.means() for name, row in found.items()}
 
 
 def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = False) -> Any:
@@ -400,14 +401,15 @@ def other_history(
         return None
     other: protocols.History = "kept" if parameters.history == "filtered" else "filtered"
     cases = protocols.make_cases(table, points.test_start_U, points.test_end_U, other)
-    models: dict[str, dict[str, float]] = {}
+    measured: dict[str, comparison.Measured] = {}
     if len(cases.users_C):
-        models = comparison.accuracy(rows, cases, recommendable_N, other, bar(f"ranking test, history {other}"))
+        measured = comparison.accuracy(rows, cases, recommendable_N, other, bar(f"ranking test, history {other}"))
     return {
         "rule": other,
         "filter": protocols.FILTER_RULES[other],
         "cases": case_figures(cases, "test", sequence_building_metrics),
-        "models": models,
+        "models": {name: row.means() for name, row in measured.items()},
+        "intervals": comparison.intervals(measured, parameters.bootstrap_draws, parameters.seed),
     }
 
 
