@@ -16,9 +16,8 @@ DATA_ROOT = Path(os.environ.get("PRISMREC_DATA_ROOT", Path(__file__).parents[3] 
     ("env", "folder", "best", "sasrec"),
     [
         # HR@10 and NDCG@10 of our best model, and of the single-vector baseline, which has to be strong.
-        # MovieLens: at least what untrained decayed Markov transitions give on the same split.
-        ("ml1m", "ml-1m", (0.250, 0.143), (0.295, 0.168)),
-        ("beauty", "amazon14-beauty", (0.0857, 0.050), (0.0857, 0.053)),
+        ("ml1m", "ml-1m", (0.3642, 0.2164), (0.295, 0.168)),
+        ("beauty", "amazon14-beauty", (0.095, 0.056), (0.0857, 0.0544)),
     ],
 )
 def test_real_data_reaches_its_bars(
@@ -35,4 +34,4 @@ def test_real_data_reaches_its_bars(
     assert min(model["ndcg@10"] for model in trained) > 3 * models["popularity"]["ndcg@10"]
     for figure, bar, baseline_bar in zip(("hr@10", "ndcg@10"), best, sasrec, strict=True):
         assert max(model[figure] for model in trained) >= bar
-        assert models["sasrec"][figure] >= baseline_bar
+        assert models["sasrec"][figure] >= max(baseline_bar, models["decayed_markov"][figure])

@@ -9,7 +9,7 @@ guards alone decide. Our choices:
   (`packaging.package: this_run`).
 - Cold items are few, so their guard breaks only when the upper end of the candidate's interval is below the limit,
   and not at all below MIN_CASES: the bootstrap of a few zeros is the interval [0, 0], which means nothing.
-- Guards against collapse do not apply to GemiRec: its interests are centres of distinct cells, so their distances
+- Guards against collapse do not apply to GemiRec and prismrec: interests are centres of distinct cells, so distances
   describe the dictionary, which utilisation guards.
 - The incumbent answers as its bundle would: it does not know items that came later, neither in histories nor to
   recommend, and a user of whom it knows nothing gets its popular items.
