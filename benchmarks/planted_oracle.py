@@ -5,7 +5,8 @@ r"""The synthetic world ranked by an oracle that knows its law, by heuristics, a
 The oracle knows catalogue, tastes and law of the synthetic world, but not which interest an event came from: it keeps
 a belief over the user's interests and updates it event by event. Its probabilities of the next item say how often the
 ten likeliest are hit (`promised`), which is the most that anyone who reads the history can reach. The world is smaller
-than the demo's, and without cold items and repeats, whose law the oracle could only guess. `shuffled` has the oracle's scores at random items, and `chance` what lists at random hit.
+than the demo's, and without cold items and repeats, whose law the oracle could only guess. `shuffled` has
+the oracle's scores at random items, `chance` is what lists at random hit.
 """
 
 from __future__ import annotations
