@@ -220,8 +220,11 @@ def _interest_curve(report: Mapping[str, Any]) -> str:
 
 
 def _curve_point(point: Mapping[str, Any], x: str, y: str, *, numbered: bool) -> Point:
+    """A point with its number, or with its interval: both would cover each other."""
+    if numbered:
+        return Point(point[x], point[y], None, str(point["interests"]))
     ends = point.get("intervals", {}).get(y)
-    return Point(point[x], point[y], ends and (ends[0], ends[1]), str(point["interests"]) if numbered else "")
+    return Point(point[x], point[y], ends and (ends[0], ends[1]))
 
 
 def against_baselines(report: Mapping[str, Any]) -> str:
