@@ -57,7 +57,7 @@ def load_rankers(catalog: Any, part: str) -> dict[str, Any]:
     """Our rankers of a workspace by name, with the transitions that this part's targets allow."""
     names = [
         "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender",
-        "transitions" if part == "test" else "training_transitions",
+        "counted" if part == "test" else "training_counted",
         "merge", "dictionary", "item_cells", "posterior", "retrieval", "unified_merge",
     ]  # fmt: skip
     return {ranker.name: ranker for ranker in our_rankers(*(catalog.load(name) for name in names))}

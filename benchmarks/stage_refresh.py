@@ -69,7 +69,7 @@ DAY, FEWEST = 86_400, 3  # seconds; events of a user who takes part
 METRICS = ("ndcg@10", "hr@10", "recall@50")
 BARS = {"cost": 0.1, "barely_moved_changed": 0.05, "within": 0.01}
 STAGES = ("lightweight_encoder", "codebook", "llm_recommender", "interest_dictionary")
-MODELS = ("encoder", "codebook", "recommender", "transitions", "merge")  # of the upstream
+MODELS = ("encoder", "codebook", "recommender", "counted", "merge")  # of the upstream
 KEPT = ("dictionary", "posterior", "retrieval", "unified_merge")  # what a refresh goes on with
 
 
@@ -169,8 +169,8 @@ def _train_upstream(world: World, known: Morning, folder: Path) -> None:
     codebook = fit_codebook(vectors, parameters["codebook"])
     made = (vectors, codebook, encode_items(codebook, vectors), encoder)
     recommender, *_ = train_recommender(*made, *events, parameters["llm_recommender"])
-    transitions, _, merge, _ = fit_merge(*made, recommender, *events, parameters["llm_recommender"])
-    models = (encoder, codebook, recommender, transitions, merge)
+    counted, _, merge, _ = fit_merge(*made, recommender, *events, parameters["llm_recommender"])
+    models = (encoder, codebook, recommender, counted, merge)
     for name, model in zip(MODELS, models, strict=True):
         model.save(folder / name)
     for name, arrays in (("item_vectors", vectors), ("item_codes", made[2])):
@@ -248,7 +248,7 @@ def run_stage(base: Base, parameters: Any, previous: Path | None) -> Made:
     )
     merge, _ = stage_6.fit_unified_merge(
         base.items, base.parts["codebook"], base.parts["item_codes"], base.parts["encoder"], base.parts["recommender"],
-        base.parts["transitions"], base.parts["merge"], dictionary, cells, posterior, head, *events,
+        base.parts["counted"], base.parts["merge"], dictionary, cells, posterior, head, *events,
         posterior_curve=curve, previous_unified_merge=before["unified_merge"],
     )  # fmt: skip
     facts = {

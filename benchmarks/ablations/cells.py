@@ -156,6 +156,7 @@ CELLS = {
         _packaged("full", 0.0003),
         _packaged("lora", 0.001),
         Cell("no_transitions", "merge without linear transitions", {"llm_recommender.transitions.decays": []}),
+        _llm("no_recency", "merge without recency", recent_days=0),
         Cell("no_times", "times withheld, in training and in use", timed=False),
         _encoder("normal_start", "item vectors start from noise, not from transitions", spectral_start=False),
         _encoder("comirec_pooling", "ComiRec-SA's pooling in the lightweight encoder", pooling="comirec"),

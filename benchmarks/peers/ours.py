@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 # What our rankers are made of; the arguments of `our_rankers` are called the same.
 MODELS = (
-    "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "transitions", "merge",
+    "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "counted", "merge",
     "dictionary", "item_cells", "posterior", "retrieval", "unified_merge",
 )  # fmt: skip
 # Rows that one node of a stage trains.
@@ -184,7 +184,7 @@ def load_rows(catalog: Any, parameters: EvaluationParameters) -> dict[str, Row]:
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
     baselines = nodes.baseline_rankers(
-        catalog.load("sasrec"), catalog.load("comirec"), models["transitions"], catalog.load("sasrec_merge")
+        catalog.load("sasrec"), catalog.load("comirec"), models["counted"], catalog.load("sasrec_merge")
     )
     return {**heuristics, **nodes.trained_rows(ours, baselines, events)}
 

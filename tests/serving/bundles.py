@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from prismrec.artifacts.bundle import BundleParts, CatalogueItem
 from prismrec.models import backbone
+from prismrec.models.counted import Counted
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, stamp
 from prismrec.models.item_text import NewItem
 from prismrec.models.item_tower import ItemTower, ItemTowerConfig
@@ -19,6 +20,7 @@ from prismrec.models.linear_transitions import LinearTransitions, LinearTransiti
 from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.new_items import PackedTextEncoder
 from prismrec.models.posterior import Posterior, PosteriorConfig
+from prismrec.models.recency import DAY, Recency
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
 from prismrec.models.text_encoder import TextEncoder
@@ -27,6 +29,7 @@ from prismrec.quantization.codebook import Codebook
 NUM_ITEMS = 60
 DIM = 8
 NUM_INTERESTS = 3
+RECENT_DAY = 300  # when what is counted lately was met
 SIZES = (3, 3)
 GENRES = ("Drama", "Comedy", "Horror")
 UNTRAINED = [57, 58]  # items without behaviour: their vectors come from their texts alone
@@ -81,7 +84,7 @@ def parts(seed: int = 0) -> BundleParts:
             "codebook": codebook,
             "item_codes": {"codes": codes.codes_nL, "coefficients": codes.coefficients_nL},
             "recommender": _recommender(),
-            "transitions": _transitions(),
+            "counted": _counted(),
             "merge": _merge(),
             "dictionary": dictionary,
             "item_cells": {"cells": cells_N, **stamp(dictionary.version)},
@@ -142,6 +145,12 @@ def _recommender() -> Recommender:
     return Recommender(config, _encoder(), backbone.from_config(DECODER)).eval()
 
 
+def _counted() -> Counted:
+    """Transitions, and item 2 met by everybody on one day long ago."""
+    times = np.full(9, RECENT_DAY * DAY)
+    return Counted.of(_transitions(), Recency.count(np.full(9, 2), times, NUM_ITEMS, window=7))
+
+
 def _transitions() -> LinearTransitions:
     """The next item by number follows, and the first one after the last."""
     transitions = LinearTransitions(LinearTransitionsConfig(NUM_ITEMS, 1, (0.0,)))
@@ -151,9 +160,9 @@ def _transitions() -> LinearTransitions:
 
 
 def _merge() -> Merge:
-    merge = Merge(MergeConfig(("llm_recommender", "lightweight_encoder", "linear_transitions")))
-    merge.timed_M.copy_(torch.tensor([0.5, 0.5, 2.0]))
-    merge.timeless_M.copy_(torch.tensor([0.6, 0.4, 3.0]))
+    merge = Merge(MergeConfig(("llm_recommender", "lightweight_encoder", "linear_transitions", "recency")))
+    merge.timed_M.copy_(torch.tensor([0.5, 0.5, 2.0, 1.0]))
+    merge.timeless_M.copy_(torch.tensor([0.6, 0.4, 3.0, 0.0]))
     return merge
 
 

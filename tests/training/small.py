@@ -72,7 +72,8 @@ def recommender_parameters(**changes: Any) -> LLMRecommenderParameters:
         "recent_from_codebook": False, "train_encoder": True, "target_window": 4, "next_item_weight": 1.0,
         "merge_weight": 0.5,
         "duplicate_cosine": 0.98, "gradient_checkpointing": False, "compile": False,
-        "transitions": {"decays": (), "ridge": 1.0, "kept": 8, "max_items": 100}, "training": training(),
+        "transitions": {"decays": (), "ridge": 1.0, "kept": 8, "max_items": 100}, "recent_days": 7,
+        "training": training(),
     }  # fmt: skip
     return LLMRecommenderParameters(**{**values, **changes})
 

@@ -14,6 +14,7 @@ KINDS = {
     "recommender": ("prismrec.models.recommender", "Recommender"),
     "interest_dictionary": ("prismrec.models.interest_dictionary", "InterestDictionary"),
     "linear_transitions": ("prismrec.models.linear_transitions", "LinearTransitions"),
+    "counted": ("prismrec.models.counted", "Counted"),
     "merge": ("prismrec.models.merge", "Merge"),
     "posterior": ("prismrec.models.posterior", "Posterior"),
     "retrieval_head": ("prismrec.models.retrieval_head", "RetrievalHead"),

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 GAP_BUCKETS = 26  # log2 of seconds: 0, 1 s, 2 s, … a year and more
 UNKNOWN_GAP = GAP_BUCKETS  # the history came without times
 NUM_GAP_BUCKETS = GAP_BUCKETS + 1
+UNKNOWN_TIME = -(2**62)  # of a request, in seconds
 
 
 class EventBatch(NamedTuple):
@@ -59,18 +60,21 @@ class EventTable:
         self.items_E = torch.from_numpy(np.array(items, dtype=np.int64)).to(device)
         self.gaps_E = torch.full_like(self.items_E, UNKNOWN_GAP)
         self.until_E = self.gaps_E.clone()
+        self.asked_E = torch.full_like(self.items_E, UNKNOWN_TIME)  # seconds, of the next event or the request
         if timestamps is None or not len(self.items_E):
             return
         times_E = torch.from_numpy(np.array(timestamps, dtype=np.int64))
         self.gaps_E = gap_buckets(times_E).to(device)
         self.until_E = torch.cat([self.gaps_E[1:], self.until_E[:1]])
+        self.asked_E = torch.cat([times_E[1:].to(device), self.asked_E[:1]])
         some_U = self.offsets_U1[1:] > self.offsets_U1[:-1]
         first_U, last_U = self.offsets_U1[:-1][some_U], self.offsets_U1[1:][some_U] - 1
         self.gaps_E[first_U] = 0  # a first event has no event before it
-        self.until_E[last_U] = UNKNOWN_GAP
+        self.until_E[last_U], self.asked_E[last_U] = UNKNOWN_GAP, UNKNOWN_TIME
         if requests is not None:
             asked_U = torch.from_numpy(np.array(requests, dtype=np.int64))[some_U.cpu()]
             self.until_E[last_U] = gap_buckets(torch.stack([times_E[last_U.cpu()], asked_U], dim=1))[:, 1].to(device)
+            self.asked_E[last_U] = asked_U.to(device)
 
     @classmethod
     def joined(cls, tables: Sequence[EventTable]) -> EventTable:
@@ -80,7 +84,7 @@ class EventTable:
         joined = copy.copy(tables[0])
         lengths_U = torch.cat([table.offsets_U1.diff() for table in tables])
         joined.offsets_U1 = F.pad(lengths_U.cumsum(0), (1, 0))
-        for name in ("items_E", "gaps_E", "until_E"):
+        for name in ("items_E", "gaps_E", "until_E", "asked_E"):
             setattr(joined, name, torch.cat([getattr(table, name) for table in tables]))
         return joined
 
@@ -101,7 +105,9 @@ class EventTable:
             users_U: [U] bool.
         """
         table = copy.copy(self)
-        table.until_E = self.until_E.masked_fill(self._events_of(users_U), UNKNOWN_GAP)
+        unknown_E = self._events_of(users_U)
+        table.until_E = self.until_E.masked_fill(unknown_E, UNKNOWN_GAP)
+        table.asked_E = self.asked_E.masked_fill(unknown_E, UNKNOWN_TIME)
         return table
 
     def _events_of(self, users_U: np.ndarray) -> Tensor:
@@ -114,9 +120,8 @@ class EventTable:
         first = int(self.offsets_U1[user])
         table = copy.copy(self)
         table.offsets_U1 = torch.tensor([0, end], device=self.offsets_U1.device)
-        table.items_E, table.gaps_E, table.until_E = (
-            events_E[first : first + end] for events_E in (self.items_E, self.gaps_E, self.until_E)
-        )
+        for name in ("items_E", "gaps_E", "until_E", "asked_E"):
+            setattr(table, name, getattr(self, name)[first : first + end])
         return table
 
     def __len__(self) -> int:
@@ -135,6 +140,13 @@ class EventTable:
         position_BL = torch.where(mask_BL, ends_B[:, None] - back_L, 0)
         flat_BL = (self.offsets_U1[users_B][:, None] + position_BL).clamp_max(len(self.items_E) - 1)
         return EventBatch(self.items_E[flat_BL], self.gaps_E[flat_BL], self.until_E[flat_BL], mask_BL)
+
+    def asked_at(self, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B] seconds, when something is asked for after each user's first `ends_B` events, at least one.
+
+        That is when the next event comes, or the request; UNKNOWN_TIME where that is unknown.
+        """
+        return self.asked_E[self.offsets_U1[users_B] + ends_B - 1]
 
     def item_at(self, users_B: Tensor, positions_B: Tensor) -> Tensor:
         """[B] the item of each user's event at the position."""

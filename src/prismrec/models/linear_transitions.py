@@ -24,6 +24,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from prismrec.models.module import SavedModule
 
@@ -62,6 +63,17 @@ class LinearTransitions(SavedModule):
         rows = len(config.decays) * config.num_items
         self.register_buffer("columns_RM", torch.zeros(rows, config.kept, dtype=torch.int32))
         self.register_buffer("values_RM", torch.zeros(rows, config.kept, dtype=torch.float16))
+
+    def among(self, num_items: int) -> LinearTransitions:
+        """The same transitions among more items; what was added leads nowhere."""
+        config = self.config
+        wide = LinearTransitions(LinearTransitionsConfig(num_items, config.kept, config.decays))
+        for name in ("columns_RM", "values_RM"):
+            table_SNM = getattr(self, name).view(len(config.decays), config.num_items, config.kept)
+            padded_SNM = F.pad(table_SNM, (0, 0, 0, num_items - config.num_items))
+            setattr(wide, name, padded_SNM.reshape(-1, config.kept))
+        wide.eval()
+        return wide
 
     def forward(self, items_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Score of every item as the next: [B, N].

@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.nn import functional as F
-
 from prismrec.errors import UserError
 from prismrec.models import load_model
 from prismrec.models.gemirec import GemiRecRanker, gemirec_ranker
 from prismrec.models.interest_dictionary import check_version
 from prismrec.models.item_rows import ItemRows
-from prismrec.models.linear_transitions import LINEAR_TRANSITIONS, LinearTransitions, LinearTransitionsConfig
-from prismrec.models.merge import LinearTransitionsRanker, MergedRanker
+from prismrec.models.merge import MergedRanker
 from prismrec.models.rankers import (
     LightweightEncoderRanker,
     PopularityRanker,
@@ -30,7 +27,7 @@ from prismrec.models.remembering import remembering
 from prismrec.models.retrieval_head import CellTable
 from prismrec.models.unified import UnifiedRanker
 
-MODELS = ("lightweight_encoder", "recommender", "transitions", "merge", "posterior", "retrieval", "unified_merge")
+MODELS = ("lightweight_encoder", "recommender", "counted", "merge", "posterior", "retrieval", "unified_merge")
 
 
 def load_rankers(folder: Path) -> dict[str, ServedRanker]:
@@ -92,8 +89,8 @@ def _recommender(models: dict[str, Any], rows: ItemRows, predictions: int | None
 
 def _merged(models: dict[str, Any], rows: ItemRows, rankers: Sequence[Ranker], folder: Path) -> MergedRanker:
     known: dict[str, Ranker] = {ranker.name: ranker for ranker in rankers}
-    transitions = LinearTransitionsRanker(_widened(models["transitions"], len(rows.vectors_ND)))
-    known[LINEAR_TRANSITIONS] = remembering(transitions, "scores")
+    for ranker in models["counted"].among(len(rows.vectors_ND)).rankers():
+        known[ranker.name] = remembering(ranker, "scores")
     merge = models["merge"]
     missing = set(merge.config.members) - set(known)
     if missing:
@@ -103,19 +100,6 @@ def _merged(models: dict[str, Any], rows: ItemRows, rankers: Sequence[Ranker], f
             "kedro run --pipelines packaging",
         )
     return MergedRanker({name: known[name] for name in merge.config.members}, merge, rows.recommendable_N)
-
-
-def _widened(model: LinearTransitions, num_items: int) -> LinearTransitions:
-    """The same transitions among more items; what it has not seen leads nowhere."""
-    config = model.config
-    if num_items == config.num_items:
-        return model
-    wide = LinearTransitions(LinearTransitionsConfig(num_items, config.kept, config.decays)).eval()
-    for name in ("columns_RM", "values_RM"):
-        table_SNM = getattr(model, name).view(len(config.decays), config.num_items, config.kept)
-        padded_SNM = F.pad(table_SNM, (0, 0, 0, num_items - config.num_items))
-        setattr(wide, name, padded_SNM.reshape(-1, config.kept))
-    return wide
 
 
 def _gemirec(models: dict[str, Any], rows: ItemRows, context: RecommenderRanker, folder: Path) -> GemiRecRanker:

@@ -1,18 +1,19 @@
-"""HyMiRec's merge (our choice): refined interests, coarse interests and linear transitions pooled on one scale.
+"""HyMiRec's merge (our choice): refined and coarse interests, linear transitions and recency pooled on one scale.
 
-    score(i | u) = w_r log P(i | u, refined) + w_c log P(i | u, coarse) + w_t transitions(i | u)
+    score(i | u) = w_r log P(i | u, refined) + w_c log P(i | u, coarse) + w_t transitions(i | u) + w_n log P(i | now)
 
 a log-linear pool: what one member rules out, the others cannot outvote, which ranks better than averaging
 probabilities. The recommender sees the recent window in depth, the lightweight encoder the whole history in breadth,
-the transitions what follows what. The few weights are fitted on validation events (`training/merging.py`), once for
-requests whose time is known and once for those without: times make the first two surer.
+the transitions what follows what, recency what everybody has met of late. The few weights are fitted on validation
+events (`training/merging.py`), once for requests whose time is known and once for those without: times make the first
+two surer, and recency needs them.
 
 The pool keeps its interests. Each of the K refined and coarse ones gets its share of an item's score,
 
     P(k | i, u) ∝ w_member(k) · P_member(k | i, u),
 
-so that every interest has a list of its own and the lists together are the pool again; transitions belong to all of
-them alike.
+so that every interest has a list of its own and the lists together are the pool again; transitions and recency belong
+to all of them alike.
 
 Shapes: B users, K interests of all members, M members, N items.
 """

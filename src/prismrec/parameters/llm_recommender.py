@@ -78,6 +78,9 @@ class LLMRecommenderParameters(StageParameters):
     )
     compile: bool = Field(description="torch.compile of the backbone; needs a C++ compiler.")
     transitions: TransitionParameters = Field(description="Linear transitions, a member of the merge.")
+    recent_days: int = Field(
+        ge=0, description="Window of recency, a member of the merge where times are known, in days; 0: none."
+    )
     training: TrainingParameters = Field(description="The training loop.")
 
     @model_validator(mode="after")

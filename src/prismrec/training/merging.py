@@ -163,6 +163,7 @@ def _most_likely(cases: Cases) -> Tensor:
         if gain < 1e-7:
             break
     kept_M = weights_M.clamp_min(0.0)
+    kept_M[now.curvature_MM.diagonal() == 0] = 0.0  # it says the same of all items, as recency does without times
     return kept_M if kept_M.any() else torch.full_like(kept_M, 1.0 / members)
 
 

@@ -111,17 +111,17 @@ def _train_baseline(
 
 def merge_sasrec(
     sasrec: Any,
-    training_transitions: Any,
+    training_counted: Any,
     item_vectors: dict[str, np.ndarray],
     histories: Histories,
     splits: pl.DataFrame,
     parameters: EvaluationParameters,
     choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Weights that merge SASRec with the linear transitions, as HyMiRec merges its interests with them."""
+    """Weights that merge SASRec with what is counted, as HyMiRec merges its interests with it."""
     from prismrec.training.merging import fit_merge
 
-    members = sasrec_members(sasrec, training_transitions)
+    members = sasrec_members(sasrec, training_counted)
     if (settled := settled_merge(choices, "sasrec_merge", members)) is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     training = parameters.baselines.training
@@ -130,12 +130,11 @@ def merge_sasrec(
     return fitted.merge, fitted.figures
 
 
-def sasrec_members(sasrec: Any, transitions: Any) -> dict[str, Any]:
+def sasrec_members(sasrec: Any, counted: Any) -> dict[str, Any]:
     """What `merge_sasrec` merges, by name."""
     from prismrec.models.baselines import SASRecRanker
-    from prismrec.models.merge import LinearTransitionsRanker
 
-    return {ranker.name: ranker for ranker in (SASRecRanker(sasrec), LinearTransitionsRanker(transitions))}
+    return {ranker.name: ranker for ranker in (SASRecRanker(sasrec), *counted.rankers())}
 
 
 def _counted(histories: Histories, ends_U: np.ndarray, num_items: int) -> Any:
@@ -150,8 +149,8 @@ def evaluate_models(
     codebook: Any,
     item_codes: dict[str, np.ndarray],
     recommender: Any,
-    training_transitions: Any,
-    transitions: Any,
+    training_counted: Any,
+    counted: Any,
     merge: Any,
     dictionary: Any,
     item_cells: dict[str, np.ndarray],
@@ -189,14 +188,14 @@ def evaluate_models(
     points, table = SplitPoints.from_frame(splits), event_table(histories)
     recommendable_N = torch.from_numpy(item_vectors["recommendable"])
 
-    def all_rows(starts_U: np.ndarray, counted_transitions: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def all_rows(starts_U: np.ndarray, what_counts: Any) -> tuple[dict[str, Any], dict[str, str]]:
         """Every row for targets that start there, and why some heuristics are left out."""
         ours = our_rankers(
-            item_vectors, codebook, item_codes, lightweight_encoder, recommender, counted_transitions, merge,
+            item_vectors, codebook, item_codes, lightweight_encoder, recommender, what_counts, merge,
             dictionary, item_cells, posterior, retrieval, unified_merge,
         )  # fmt: skip
         heuristics, left_out = heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
-        baselines = baseline_rankers(sasrec, comirec, counted_transitions, sasrec_merge)
+        baselines = baseline_rankers(sasrec, comirec, what_counts, sasrec_merge)
         return {**heuristics, **trained_rows(ours, baselines, table)}, left_out
 
     incumbent = promotion.read_incumbent(previous_bundle, item_map.get_column("item_id").to_list())
@@ -211,13 +210,13 @@ def evaluate_models(
         validation_cases = some_cases(table, points.validation_start_U, points.validation_end_U, parameters.history)
         counted_cases = case_figures(validation_cases, "validation", sequence_building_metrics)
         validation = validation_accuracy(
-            lambda: all_rows(points.validation_start_U, training_transitions)[0],
+            lambda: all_rows(points.validation_start_U, training_counted)[0],
             validation_cases, recommendable_N, parameters,
         )  # fmt: skip
     else:
         validation, counted_cases = choices["validation"], choices["validation_cases"]
     cases = some_cases(table, points.test_start_U, points.test_end_U, parameters.history)
-    rows, left_out = all_rows(points.test_start_U, transitions)
+    rows, left_out = all_rows(points.test_start_U, counted)
     if incumbent is not None and incumbent.ranker is not None:
         rows[promotion.INCUMBENT] = _row(incumbent.ranker, table, f"incumbent: {incumbent.model}", "incumbent")
     test = comparison.measure(rows, cases, facts, parameters.history, bar("ranking test"))
@@ -306,7 +305,7 @@ def our_rankers(
     item_codes: dict[str, np.ndarray],
     lightweight_encoder: Any,
     recommender: Any,
-    transitions: Any,
+    counted: Any,
     merge: Any,
     dictionary: Any,
     item_cells: dict[str, np.ndarray],
@@ -325,22 +324,23 @@ def our_rankers(
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     refined = remembering(remembering(refined, "state"), "scores")
     members = {
-        name: remembering(m, "scores") for name, m in merge_members(refined, lightweight_encoder, transitions).items()
+        name: remembering(m, "scores") for name, m in merge_members(refined, lightweight_encoder, counted).items()
     }
     hymirec = remembering(MergedRanker(members, merge, refined.recommendable_N), "scores")
     gemirec = remembering(gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells), "scores")
     both = {ranker.name: ranker for ranker in (hymirec, gemirec)}
     ensemble = Pool("plain_ensemble", both, equal_weights(tuple(both)))
-    return [*members.values(), hymirec, gemirec, UnifiedRanker(hymirec, gemirec, unified_merge), ensemble]
+    shown = [member for member in members.values() if member.name in OURS]  # recency alone is a heuristic's row
+    return [*shown, hymirec, gemirec, UnifiedRanker(hymirec, gemirec, unified_merge), ensemble]
 
 
-def baseline_rankers(sasrec: Any, comirec: Any, transitions: Any, sasrec_merge: Any) -> list[Any]:
+def baseline_rankers(sasrec: Any, comirec: Any, counted: Any, sasrec_merge: Any) -> list[Any]:
     """The trained baselines ready to rank; SASRec also with what HyMiRec has beside its interests."""
     from prismrec.models.baselines import ComiRecRanker
     from prismrec.models.merge import Pool
     from prismrec.models.remembering import remembering
 
-    members = sasrec_members(sasrec, transitions)
+    members = sasrec_members(sasrec, counted)
     members["sasrec"] = remembering(members["sasrec"], "scores")
     return [members["sasrec"], ComiRecRanker(comirec), Pool("sasrec_transitions", members, sasrec_merge)]
 
@@ -348,12 +348,13 @@ def baseline_rankers(sasrec: Any, comirec: Any, transitions: Any, sasrec_merge: 
 def trained_rows(ours: list[Any], baselines: list[Any], table: Any) -> dict[str, Any]:
     """The trained baselines, and our models: as they are served, and with the times of all events withheld."""
     untimed = table.without_times(np.ones(len(table), dtype=bool))
-    rows = {ranker.name: _row(ranker, table, BASELINES[ranker.name], "baseline") for ranker in baselines}
-    for ranker in ours:
-        label = OURS[ranker.name]
-        rows[ranker.name] = _row(ranker, table, label, "prismrec")
+    labelled = [(ranker, BASELINES[ranker.name], "baseline") for ranker in baselines]
+    labelled += [(ranker, OURS[ranker.name], "prismrec") for ranker in ours]
+    rows = {}
+    for ranker, label, family in labelled:
+        rows[ranker.name] = _row(ranker, table, label, family)
         if ranker.reads_time:
-            rows[f"{ranker.name}_time_free"] = _row(ranker, untimed, label, "prismrec", time_free=True)
+            rows[f"{ranker.name}_time_free"] = _row(ranker, untimed, label, family, time_free=True)
     return rows
 
 

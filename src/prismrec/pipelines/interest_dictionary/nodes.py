@@ -420,7 +420,7 @@ def fit_unified_merge(
     item_codes: dict[str, np.ndarray],
     lightweight_encoder: Any,
     recommender: Any,
-    training_transitions: Any,
+    training_counted: Any,
     merge: Any,
     dictionary: Any,
     item_cells: dict[str, np.ndarray],
@@ -452,7 +452,7 @@ def fit_unified_merge(
     from prismrec.training.merging import fit_merge as fit
 
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    members = merge_members(context, lightweight_encoder, training_transitions)
+    members = merge_members(context, lightweight_encoder, training_counted)
     hymirec = MergedRanker(members, merge, context.recommendable_N)
     gemirec = gemirec_ranker(context, dictionary, posterior, retrieval, item_cells)
     training = parameters.posterior.training

@@ -10,7 +10,7 @@ STAGE = "interest_dictionary"
 PARAMETERS = f"params:{STAGE}"
 RECOMMENDER = ["recommender", "codebook", "item_codes", "item_vectors"]
 HYMIREC = [
-    "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "training_transitions", "merge"
+    "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "training_counted", "merge"
 ]  # fmt: skip
 
 

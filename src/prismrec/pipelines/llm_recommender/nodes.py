@@ -26,17 +26,16 @@ def recommender_ranker(recommender: Any, codebook: Any, item_codes: dict[str, np
     return RecommenderRanker(recommender, items_ND, recent_ND, long_ND, torch.from_numpy(vectors["recommendable"]))
 
 
-def merge_members(refined: Any, lightweight_encoder: Any, transitions: Any) -> dict[str, Any]:
+def merge_members(refined: Any, lightweight_encoder: Any, counted: Any) -> dict[str, Any]:
     """The members of HyMiRec's merge by name, in the order of its weights.
 
     Args:
         refined: the recommender's ranker, whose item vectors the lightweight encoder reads too.
     """
-    from prismrec.models.merge import LinearTransitionsRanker
     from prismrec.models.rankers import LightweightEncoderRanker
 
     coarse = LightweightEncoderRanker(lightweight_encoder, refined.items_ND, refined.recommendable_N)
-    return {member.name: member for member in (refined, coarse, LinearTransitionsRanker(transitions))}
+    return {member.name: member for member in (refined, coarse, *counted.rankers())}
 
 
 def fit_merge(
@@ -50,26 +49,31 @@ def fit_merge(
     parameters: LLMRecommenderParameters,
     choices: dict[str, Any] | None = None,
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Fit linear transitions, and the weights of all members of the merge.
+    """Count transitions and recency, and fit the weights of all members of the merge.
 
     Args:
         choices: what a run before settled, for a final fit: then its weights stay.
 
     Returns:
-        Transitions of the training events, on which the weights are fitted; transitions of all events before the test
-        targets, which are served; the weights; the stage's figures for them.
+        What is counted of the training events, on which the weights are fitted; of all events before the test targets,
+        which is served; the weights; the stage's figures for them.
     """
+    from prismrec.models.counted import Counted
+    from prismrec.models.recency import Recency
     from prismrec.training.linear_transitions import Positions, fit_linear_transitions
     from prismrec.training.merging import fit_merge as fit
 
     points, settings = SplitPoints.from_frame(splits), parameters.transitions
-    num_items = len(item_vectors["vectors"])
+    num_items, window = len(item_vectors["vectors"]), parameters.recent_days
 
-    def transitions_before(ends_U: np.ndarray) -> Any:
+    def counted_before(ends_U: np.ndarray) -> Any:
         positions = Positions(histories.items, histories.offsets, ends_U, num_items, settings.max_items)
-        return fit_linear_transitions(positions, settings)
+        transitions = fit_linear_transitions(positions, settings)
+        before_E = np.arange(len(histories.items)) < np.repeat(histories.offsets[:-1] + ends_U, histories.lengths)
+        known = histories.items[before_E], histories.timestamps[before_E]
+        return Counted.of(transitions, Recency.count(*known, num_items, window) if window else None)
 
-    of_training = transitions_before(points.train_end_U)
+    of_training = counted_before(points.train_end_U)
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     members = merge_members(refined, lightweight_encoder, of_training)
     merge = settled_merge(choices, "merge", members)
@@ -77,7 +81,7 @@ def fit_merge(
     if merge is None:
         data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
         merge, figures = fit(members, data)
-    return of_training, transitions_before(points.test_start_U), merge, figures
+    return of_training, counted_before(points.test_start_U), merge, figures
 
 
 def train_recommender(

@@ -13,7 +13,7 @@ SPLIT = ["histories", "splits"]
 
 
 def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
-    """Fine-tune the LLM recommender, then merge its interests with the coarse ones and linear transitions.
+    """Fine-tune the LLM recommender, then merge its interests with the coarse ones and with what is counted.
 
     Args:
         choices: the dataset of what an earlier run settled, for a final fit.
@@ -29,7 +29,7 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
             Node(
                 fit_merge,
                 [*ITEMS, "recommender", *SPLIT, PARAMETERS, *choices],
-                ["training_transitions", "transitions", "merge", "merge_metrics"],
+                ["training_counted", "counted", "merge", "merge_metrics"],
                 name="fit_merge",
             ),
         ],

@@ -30,7 +30,7 @@ MODEL_PARTS: tuple[str, ...] = (
     "codebook",
     "item_codes",
     "recommender",
-    "transitions",
+    "counted",
     "merge",
     "dictionary",
     "item_cells",
@@ -43,7 +43,7 @@ LABELS: tuple[str, ...] = ("interest_labels",)
 # Said in the manifest.
 PROMOTED, NOT_PROMOTED = "promoted", "not promoted, packaged by packaging.package: this_run"
 RECOMMENDER = frozenset({"item_vectors", "codebook", "item_codes", "recommender"})
-HYMIREC = RECOMMENDER | {"lightweight_encoder", "transitions", "merge"}
+HYMIREC = RECOMMENDER | {"lightweight_encoder", "counted", "merge"}
 GEMIREC = RECOMMENDER | {"dictionary", "item_cells", "posterior", "retrieval"}
 # What each model needs to answer. Popularity is counted here, from all histories.
 NEEDED_PARTS: dict[str, frozenset[str]] = {
