@@ -38,7 +38,7 @@ from prismrec.data.histories import Histories
 from prismrec.data.splits import CUT_POINTS
 from prismrec.data.targets import Targets, distinct_targets
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
-from prismrec.metrics.ranking import concatenate, per_user_metrics, rank_targets
+from prismrec.metrics.ranking import nowhere, per_user_metrics, rank_targets
 from prismrec.models.baselines import decayed_history
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import LightweightEncoderRanker, Ranker
@@ -132,16 +132,16 @@ def _splits(histories: Histories) -> pl.DataFrame:
 @torch.inference_mode()
 def recalls(ranker: Ranker, world: HoldOut, events: EventTable, allowed_N: Tensor) -> dict[str, np.ndarray]:
     """Each case's recall by cut-off, [C], among the items allowed that are not in the history."""
-    ranks = []
+    targets_CT, mask_CT = (torch.from_numpy(array) for array in world.targets[:2])
+    ranks = nowhere(mask_CT)
     for start in range(0, len(world.users_C), CHUNK):
         part = slice(start, start + CHUNK)
         users_B = torch.from_numpy(world.users_C[part])
         ends_B = torch.from_numpy(world.histories.lengths[world.users_C[part]])
         seen = events.cut(users_B, torch.zeros_like(ends_B), ends_B)
         scores_BN = exclude(ranker.scores(events, users_B, ends_B).float(), seen, allowed_N)
-        targets_BT, mask_BT = (torch.from_numpy(array[part]) for array in world.targets[:2])
-        ranks.append(rank_targets(scores_BN, targets_BT, mask_BT))
-    metrics = per_user_metrics(concatenate(ranks), CUTOFFS)
+        ranks.put(part, rank_targets(scores_BN, targets_CT[part], mask_CT[part]))
+    metrics = per_user_metrics(ranks, CUTOFFS)
     return {f"recall@{k}": metrics[f"recall@{k}"] for k in CUTOFFS}
 
 

@@ -27,7 +27,7 @@ from prismrec.data.histories import SplitPoints
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.evaluation.protocols import Cases, make_cases
 from prismrec.metrics.interests import cells_hit
-from prismrec.metrics.ranking import TargetRanks, concatenate, per_user_metrics, rank_targets
+from prismrec.metrics.ranking import TargetRanks, nowhere, per_user_metrics, rank_targets
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import GEMIREC
 from prismrec.pipelines.inputs import event_table
@@ -62,25 +62,26 @@ def distinct(cells_BN: Tensor, scores_BN: Tensor, k: int) -> np.ndarray:
 def measure(gemirec: Any, events: EventTable, cases: Cases) -> dict[str, Any]:
     """Figures of every merge."""
     table = gemirec.table
-    ranks: dict[str, list[TargetRanks]] = {}
+    ranks: dict[str, TargetRanks] = {}
+    mask_CT = torch.from_numpy(cases.mask_CT)
     variety: dict[str, dict[str, list[np.ndarray]]] = {}
     for start in range(0, len(cases.users_C), CHUNK):
         part = slice(start, start + CHUNK)
         users_B, ends_B = torch.from_numpy(cases.users_C[part]), torch.from_numpy(cases.starts_C[part])
-        targets_BT, mask_BT = torch.from_numpy(cases.targets_CT[part]), torch.from_numpy(cases.mask_CT[part])
+        targets_BT, mask_BT = torch.from_numpy(cases.targets_CT[part]), mask_CT[part]
         claims = gemirec.claims(events, users_B, ends_B)
         seen = events.cut(users_B, torch.zeros_like(ends_B), ends_B)
         cells_BN = table.cells_N.expand(len(users_B), -1)
         allowed_BN = exclude(claims.scores_BN, seen, table.recommendable_N)
         for name, scores_BN in merged(claims, allowed_BN, table.cells_N, gemirec.num_interests).items():
-            ranks.setdefault(name, []).append(rank_targets(scores_BN, targets_BT, mask_BT))
+            found_ranks = ranks.setdefault(name, nowhere(mask_CT))
+            found_ranks.put(part, rank_targets(scores_BN, targets_BT, mask_BT))
             for k in (10, 50):
                 found = variety.setdefault(name, {}).setdefault(f"cells@{k}", [])
                 found.append(distinct(cells_BN, scores_BN, k))
     cells_CT = np.where(cases.mask_CT, table.cells_N.numpy()[cases.targets_CT], -1)
     figures: dict[str, dict[str, np.ndarray]] = {}
-    for name, parts in ranks.items():
-        whole = concatenate(parts)
+    for name, whole in ranks.items():
         accuracy = per_user_metrics(whole, (10, 50))
         figures[name] = {
             "ndcg@10": accuracy["ndcg@10"],
