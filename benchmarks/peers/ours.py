@@ -114,9 +114,9 @@ def training_cost(workspace: Path, row: str) -> dict[str, float | None]:
     if name in STAGES:
         records = [_runs(workspace, stage) for stage in STAGES[name]]
         if all(records):
-            runs = [of_stage[-1] for of_stage in records]
-            seconds = round(sum(run["seconds"] for run in runs), 2)
-            return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(run["peak_rss_mb"] for run in runs)}
+            costs = [_latest(of_stage) for of_stage in records]
+            seconds = round(sum(seconds for seconds, _ in costs), 2)
+            return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(peak for _, peak in costs)}
     if name in NODES:
         stage, node = NODES[name]
         for run in reversed(_runs(workspace, stage)):  # a stage's nodes may have run one by one
@@ -124,6 +124,18 @@ def training_cost(workspace: Path, row: str) -> dict[str, float | None]:
             if seconds is not None:
                 return {"seconds": seconds, "cpu_seconds": None, "peak_mb": run["peak_rss_mb"]}
     return {"seconds": None, "cpu_seconds": None, "peak_mb": None}
+
+
+def _latest(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Seconds of a stage's latest run, and of nodes that it left out when they last ran; the largest peak of these."""
+    last = runs[-1]
+    nodes, seconds, peak = dict(last.get("node_seconds", {})), last["seconds"], last["peak_rss_mb"]
+    for run in reversed(runs[:-1]):
+        missing = {node: spent for node, spent in run.get("node_seconds", {}).items() if node not in nodes}
+        if nodes and missing:
+            nodes |= missing
+            seconds, peak = seconds + sum(missing.values()), max(peak, run["peak_rss_mb"])
+    return seconds, peak
 
 
 def tuning_budget(data_set: str, row: str) -> tuple[int, int | None]:

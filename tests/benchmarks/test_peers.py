@@ -396,6 +396,17 @@ def test_training_cost_sums_the_stages_of_a_row(tmp_path: Path) -> None:
     assert ours.training_cost(tmp_path, "popularity")["seconds"] is None
 
 
+def test_training_cost_counts_nodes_that_the_latest_run_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "08_reporting" / "manifests" / "lightweight_encoder"
+    runs = ({"embed": 2.0, "train": 30.0}, {"embed": 1.0, "train": 20.0}, {"train": 25.0})
+    for version, nodes in enumerate(runs):
+        (folder / str(version)).mkdir(parents=True)
+        record = {"seconds": sum(nodes.values()), "peak_rss_mb": 100.0 - version, "node_seconds": nodes}
+        (folder / str(version) / "run.json").write_text(json.dumps(record))
+    found = ours.training_cost(tmp_path, "lightweight_encoder")
+    assert (found["seconds"], found["peak_mb"]) == (26.0, 99.0)
+
+
 def test_training_cost_of_a_node_skips_older_records_without_its_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "08_reporting" / "manifests" / "evaluation"
     for version, record in (("1", {"node_seconds": {"train_sasrec": 3.5}}), ("2", {})):

@@ -228,11 +228,10 @@ def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, settings
         most = row.ranker.num_interests
         for number in sorted({n for n in CURVE if n < most} | {most}):
             held = row._replace(ranker=_Strongest(row.ranker, number))
-            measured = measure({name: held}, cases, facts, settings.history).measured
-            means, ends = measured[name].means(), intervals(measured, settings.draws, settings.seed)[name]
-            point = {"model": name, "interests": number, "cases": len(cases.users_C)}
-            point |= {figure: means[figure] for figure in figures if figure in means}
-            curve.append({**point, "intervals": {figure: ends[figure] for figure in figures if figure in ends}})
+            found = measure({name: held}, cases, facts, settings.history).measured[name]
+            found = Measured(*({f: part[f] for f in figures if f in part} for part in (found.values, found.sets)))
+            point = {"model": name, "interests": number, "cases": len(cases.users_C), **found.means()}
+            curve.append({**point, "intervals": intervals({name: found}, settings.draws, settings.seed)[name]})
     return curve
 
 
