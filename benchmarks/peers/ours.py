@@ -79,10 +79,17 @@ TUNED: dict[str, dict[str, tuple[int, int]]] = {
         "lightweight_encoder": (9, 1200),
         "llm_recommender": (3, 2400),
         "linear_transitions": (10, 300),
-        "hymirec": (13, 2400),
+        "hymirec": (17, 2400),
         "gemirec": (2, 3600),
         "prismrec": (2, 3600),
         "plain_ensemble": (2, 3600),
+    },
+    "steam": {
+        "sasrec": (4, 300),
+        "sasrec_transitions": (31, 300),
+        "lightweight_encoder": (2, 300),
+        "linear_transitions": (27, 60),
+        "hymirec": (40, 600),
     },
 }
 TRAINED = "prismrec: training events; baselines that are counted: everything before the target"
