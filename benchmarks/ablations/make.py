@@ -194,7 +194,8 @@ class Parts:
             recommender.save(folder / "model")
             return _trained(metrics)
 
-        trained_with = {key: value for key, value in self.settings["llm_recommender"].items() if key != "transitions"}
+        counted = ("transitions", "recent_days")
+        trained_with = {key: value for key, value in self.settings["llm_recommender"].items() if key not in counted}
         made_from = [self.encoder().name, self.codebook().name, data.split_hash, trained_with, self.settings["timed"]]
         return self._part("recommender", made_from, make)
 
@@ -261,8 +262,11 @@ def asked(data: Data, timed: bool, most: int = MOST_USERS) -> tuple[dict[str, Ca
 
 def _figures(parts: Parts, recommender: Any) -> dict[str, Any]:
     data, items = parts.data, parts.items()
-    transitions = fit_merge(*items, recommender, data.histories, data.splits, parts.llm_parameters)
-    of_training, served, merge, merge_figures = transitions
+    parameters = parts.llm_parameters
+    if not parts.settings["timed"]:  # recency counts days, and there are none
+        parameters = parameters.model_copy(update={"recent_days": 0})
+    fitted = fit_merge(*items, recommender, data.histories, data.splits, parameters)
+    of_training, served, merge, merge_figures = fitted
     vectors, codebook, codes, encoder = items
     refined = recommender_ranker(recommender, codebook, codes, vectors)
     cases, tables = asked(data, parts.settings["timed"])

@@ -87,9 +87,14 @@ TUNED: dict[str, dict[str, tuple[int, int]]] = {
     "steam": {
         "sasrec": (4, 300),
         "sasrec_transitions": (31, 300),
+        "comirec": (1, 300),
         "lightweight_encoder": (2, 300),
+        "llm_recommender": (1, 600),
         "linear_transitions": (27, 60),
         "hymirec": (40, 600),
+        "gemirec": (1, 900),
+        "prismrec": (1, 900),
+        "plain_ensemble": (1, 900),
     },
 }
 TRAINED = "prismrec: training events; baselines that are counted: everything before the target"

@@ -229,7 +229,8 @@ def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, settings
         for number in sorted({n for n in CURVE if n < most} | {most}):
             held = row._replace(ranker=_Strongest(row.ranker, number))
             found = measure({name: held}, cases, facts, settings.history).measured[name]
-            found = Measured(*({f: part[f] for f in figures if f in part} for part in (found.values, found.sets)))
+            values = {figure: found.values[figure] for figure in figures if figure in found.values}
+            found = Measured(values, {figure: found.sets[figure] for figure in figures if figure in found.sets})
             point = {"model": name, "interests": number, "cases": len(cases.users_C), **found.means()}
             curve.append({**point, "intervals": intervals({name: found}, settings.draws, settings.seed)[name]})
     return curve

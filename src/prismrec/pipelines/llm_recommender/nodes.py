@@ -69,9 +69,11 @@ def fit_merge(
     def counted_before(ends_U: np.ndarray) -> Any:
         positions = Positions(histories.items, histories.offsets, ends_U, num_items, settings.max_items)
         transitions = fit_linear_transitions(positions, settings)
+        if not window:
+            return Counted.of(transitions, None)
         before_E = np.arange(len(histories.items)) < np.repeat(histories.offsets[:-1] + ends_U, histories.lengths)
         known = histories.items[before_E], histories.timestamps[before_E]
-        return Counted.of(transitions, Recency.count(*known, num_items, window) if window else None)
+        return Counted.of(transitions, Recency.count(*known, num_items, window))
 
     of_training = counted_before(points.train_end_U)
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
