@@ -75,17 +75,17 @@ def test_saved_widened_and_ranked_as_one_artefact(tmp_path: Path) -> None:
     assert [ranker.name for ranker in found.rankers()] == ["linear_transitions", "recency"]
     now = torch.tensor([13 * DAY])
     torch.testing.assert_close(found.recency(now), counted()(now))
-    wide = found.among(ITEMS + 2)
+    wide = found.widened(ITEMS + 2)
     torch.testing.assert_close(wide.recency(now), counted(num_items=ITEMS + 2)(now))
     history = torch.tensor([[3]]), torch.tensor([[True]])
     scores = wide.transitions(*history)
     assert torch.equal(scores[:, :ITEMS], found.transitions(*history))
     assert not scores[:, ITEMS:].any()
-    assert found.among(ITEMS) is found
+    assert found.widened(ITEMS) is found
 
 
 def test_without_a_window_there_are_transitions_alone(tmp_path: Path) -> None:
     Counted.of(LinearTransitions(LinearTransitionsConfig(ITEMS, 2, ())), None).save(tmp_path / "counted")
-    found = load_model(tmp_path / "counted").among(ITEMS + 1)
+    found = load_model(tmp_path / "counted").widened(ITEMS + 1)
     assert [ranker.name for ranker in found.rankers()] == ["linear_transitions"]
     assert found.config.num_items == ITEMS + 1

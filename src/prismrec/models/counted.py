@@ -50,12 +50,12 @@ class Counted(SavedModule):
         counted.eval()
         return counted
 
-    def among(self, num_items: int) -> Counted:
+    def widened(self, num_items: int) -> Counted:
         """The same counts among more items."""
         if num_items == self.config.num_items:
             return self
-        recency = self.recency.among(num_items) if self.config.window else None
-        return Counted.of(self.transitions.among(num_items), recency)
+        recency = self.recency.widened(num_items) if self.config.window else None
+        return Counted.of(self.transitions.widened(num_items), recency)
 
     def rankers(self) -> list[Ranker]:
         """Each ready to rank."""

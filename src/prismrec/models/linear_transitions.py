@@ -64,7 +64,7 @@ class LinearTransitions(SavedModule):
         self.register_buffer("columns_RM", torch.zeros(rows, config.kept, dtype=torch.int32))
         self.register_buffer("values_RM", torch.zeros(rows, config.kept, dtype=torch.float16))
 
-    def among(self, num_items: int) -> LinearTransitions:
+    def widened(self, num_items: int) -> LinearTransitions:
         """The same transitions among more items; what was added leads nowhere."""
         config = self.config
         wide = LinearTransitions(LinearTransitionsConfig(num_items, config.kept, config.decays))

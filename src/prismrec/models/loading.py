@@ -89,7 +89,7 @@ def _recommender(models: dict[str, Any], rows: ItemRows, predictions: int | None
 
 def _merged(models: dict[str, Any], rows: ItemRows, rankers: Sequence[Ranker], folder: Path) -> MergedRanker:
     known: dict[str, Ranker] = {ranker.name: ranker for ranker in rankers}
-    for ranker in models["counted"].among(len(rows.vectors_ND)).rankers():
+    for ranker in models["counted"].widened(len(rows.vectors_ND)).rankers():
         known[ranker.name] = remembering(ranker, "scores")
     merge = models["merge"]
     missing = set(merge.config.members) - set(known)

@@ -72,7 +72,7 @@ class Recency(SavedModule):
         model.eval()
         return model
 
-    def among(self, num_items: int) -> Recency:
+    def widened(self, num_items: int) -> Recency:
         """The same counts among more items; what was added has been met by nobody."""
         wide = Recency(RecencyConfig(num_items, self.config.window, self.config.pairs))
         wide.load_state_dict(self.state_dict())
