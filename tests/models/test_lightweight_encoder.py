@@ -51,12 +51,23 @@ def test_columns_may_come_in_any_order_and_twice() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 14), min_size=2, max_size=5), st.sampled_from([1, 3, 7]))
-def test_histories_packed_together_are_read_as_padded_ones(lengths: list[int], kernel: int) -> None:
+def test_histories_read_together_give_what_padded_ones_give(lengths: list[int], kernel: int) -> None:
     encoder, batch = small_encoder(kernel=kernel), whole([*lengths, 3])
-    padded = interests(encoder, batch)
-    encoder.packed = True
-    some_B = batch.mask_BL.any(1)  # of no events nothing follows
-    torch.testing.assert_close(interests(encoder, batch)[some_B], padded[some_B], atol=1e-5, rtol=0)
+    items_BLD = ITEMS[batch.items_BL]
+    together, padded = encoder._read_packed(items_BLD, batch), encoder._read(items_BLD, batch)
+    for mine, its in zip(together, padded, strict=True):
+        torch.testing.assert_close(mine[batch.mask_BL], its[batch.mask_BL], atol=1e-5, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 14), min_size=1, max_size=5).filter(any), st.sampled_from([1, 4]))
+def test_histories_are_read_from_as_few_places_as_slots_says(lengths: list[int], kernel: int) -> None:
+    encoder = small_encoder(kernel=kernel)
+    places: list[int] = []
+    encoder.event_norm.register_forward_hook(lambda _, inputs, __: places.append(inputs[0].shape[:2].numel()))
+    interests(encoder, whole(lengths))
+    padded, packed = len(lengths) * max(lengths), sum(length + kernel - 1 for length in lengths if length)
+    assert places == [encoder.slots(torch.tensor(lengths))] == [min(padded, packed)]
 
 
 @settings(max_examples=25, deadline=None)

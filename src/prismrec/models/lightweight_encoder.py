@@ -89,7 +89,6 @@ class LightweightEncoder(SavedModule):
         self.interest_out = nn.Parameter(torch.zeros(queries, hidden, dim))
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.dropout = nn.Dropout(config.dropout)
-        self.packed = False  # whether histories are read without their padding; set for serving
         for module in (self.gap, self.until, self.event_out, self.value):
             nn.init.zeros_(module.weight)
         nn.init.zeros_(self.value.bias)
@@ -112,10 +111,18 @@ class LightweightEncoder(SavedModule):
         event_BLD = self._events(items_BLD, events.gaps_BL, events.mask_BL)
         return event_BLD, items_BLD + self.value(self.value_norm(event_BLD))
 
+    def slots(self, lengths_B: Tensor) -> int:
+        """Places that histories of these lengths are read from, at the cost of an event each: packed or padded."""
+        return min(len(lengths_B) * int(lengths_B.max()), self._packed_slots(lengths_B))
+
+    def _packed_slots(self, lengths_B: Tensor) -> int:
+        return int(lengths_B.sum()) + int((lengths_B > 0).sum()) * (self.config.kernel - 1)
+
     def _read_packed(self, items_BLD: Tensor, events: EventBatch) -> tuple[Tensor, Tensor]:
         """The same of all users as one sequence of P places, without their padding but what the convolution sees."""
         before = self.config.kernel - 1
-        kept_B1 = events.mask_BL.sum(1, keepdim=True) + before
+        length_B1 = events.mask_BL.sum(1, keepdim=True)
+        kept_B1 = torch.where(length_B1 > 0, length_B1 + before, 0)
         kept_BW = torch.arange(events.mask_BL.shape[1] + before, 0, -1, device=kept_B1.device) <= kept_B1
         place_P = kept_BW.flatten().nonzero().flatten()
 
@@ -142,8 +149,8 @@ class LightweightEncoder(SavedModule):
             events: times and mask of the events.
             columns_BQ: the last column each result may see.
         """
-        read = self._read_packed if self.packed and len(items_BLD) > 1 else self._read
-        event_BLD, values_BLD = read(items_BLD, events)
+        packed = 0 < self._packed_slots(events.mask_BL.sum(1)) < events.mask_BL.numel()
+        event_BLD, values_BLD = self._read_packed(items_BLD, events) if packed else self._read(items_BLD, events)
         until_BQ = events.until_BL.gather(1, columns_BQ)
         if self.config.positions:
             logits_BQKL = self._self_attention(values_BLD, events.mask_BL)[:, None]

@@ -46,8 +46,6 @@ def load_models(folder: Path) -> dict[str, Any]:
 
 def quickened(models: dict[str, Any]) -> dict[str, Any]:
     """The same networks in the forms that are made for serving; they must not learn any more."""
-    if "lightweight_encoder" in models:
-        models["lightweight_encoder"].packed = True
     if "recommender" in models:
         models["recommender"].quicken()
     return models

@@ -103,7 +103,6 @@ class Recommender(nn.Module):
     def quicken(self) -> None:
         """Take the forms that are made for serving, where there are; weights must not change any more."""
         self.quick = QuickDecoder.of(self.backbone)
-        self.encoder.packed = True
 
     def coarse(self, long: EventBatch, long_ND: VectorTable) -> Tensor:
         """Coarse interests of the events before the recent window: [B, C, D]; null vectors where there are none."""

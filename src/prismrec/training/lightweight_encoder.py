@@ -26,7 +26,7 @@ from prismrec.training.item_texts import ItemTexts
 from prismrec.training.loop import WHOLE, Loss, Share
 from prismrec.training.losses import merged_cross_entropy, sample_columns
 from prismrec.training.matching import dmil_loss
-from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, padded, random_crops
+from prismrec.training.sequences import Crops, TrainingData, bucketed_batches, random_crops
 from prismrec.training.speed import Work
 
 CHUNK = 256  # users whose interests are computed at once
@@ -102,7 +102,7 @@ class LightweightEncoderTask:
         lengths_B = batch.ends_B - batch.starts_B
         events = int(lengths_B.sum())
         positions = min(events - len(lengths_B), self.parameters.training.positions_per_step)
-        return Work(len(lengths_B), positions, events, padded(lengths_B))
+        return Work(len(lengths_B), positions, events, self.encoder.slots(lengths_B))
 
     def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
         """Next-item loss on a sample of positions plus the weighted matching loss."""

@@ -87,8 +87,9 @@ class RecommenderTask:
         recent_B = batch.cuts_B.clamp_max(self.parameters.recent_length)
         long_B = (batch.cuts_B - recent_B).clamp_max(self.parameters.long_length)
         events = int(recent_B.sum())
+        slots = padded(recent_B) + self.recommender.encoder.slots(long_B)
         positions = min(events, self.parameters.training.positions_per_step)
-        return Work(len(recent_B), positions, events + int(long_B.sum()), padded(recent_B) + padded(long_B))
+        return Work(len(recent_B), positions, events + int(long_B.sum()), slots)
 
     def loss(self, batch: Cut, share: Share = WHOLE) -> Loss:
         """Matching loss plus the weighted next-item and merge losses."""
