@@ -75,11 +75,12 @@ def model_row(name: str) -> dict[str, Any]:
         row[f"popularity_lift@{k}"] = 2.2 - coverage
         row[f"diversity_text@{k}"] = 0.55 + 0.1 * coverage
         row[f"diversity_category@{k}"] = 0.61 + 0.12 * coverage
+        row[f"category_kl@{k}"] = 1.3 - 0.4 * coverage
         row[f"cells_hit@{k}"] = 1.1 * row[f"hr@{k}"]
         row[f"cells_hit_share@{k}"] = row[f"hr@{k}"]
         row[f"new_interest_recall@{k}"] = 0.4 * row[f"hr@{k}"]
     if interests > 1:
-        row |= {"effective_rank": 0.62 * interests, "interest_cosine": 0.31}
+        row |= {"effective_rank": 0.62 * interests, "interest_cosine": 0.31, "interest_jaccard@50": 0.12}
     if interests > 1 and family == "prismrec":
         row |= {"interests_shown": 0.5 * interests, "largest_interest_share": 0.48}
     return row | {f"validation_{key}": value * 1.06 for key, value in accuracy(ndcg).items()}

@@ -1,6 +1,7 @@
 """All models on the same cases: figures against plain sums, intervals, paired differences, interests."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ class Scripted(ServedRanker):
     def __init__(self, name: str, joint_UKN: torch.Tensor, vectors_UKD: torch.Tensor | None = None) -> None:
         self.name, self.joint_UKN, self.vectors_UKD = name, joint_UKN, vectors_UKD
         self.num_interests = joint_UKN.shape[1]
+        self.items_ND = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(1))
 
     def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
         return self.joint_UKN[users_B].amax(1)
@@ -184,6 +186,8 @@ def test_interests_are_described_where_there_are_several(parts: tuple[Part, Fact
     assert "effective_rank" not in models["weak"]
     assert 1 < models["strong"]["effective_rank"] <= 3
     assert -0.5 <= models["strong"]["interest_cosine"] < 1
+    assert 0 <= models["strong"]["interest_jaccard@50"] <= 1
+    assert 0 < models["strong"]["category_kl@10"] < math.log(100)
     assert 1 < models["strong"]["interests_shown"] <= 3
     assert 1 / 3 < models["strong"]["largest_interest_share"] <= 1
     for name in ("effective_rank", "interest_cosine", "interests_shown", "largest_interest_share"):
@@ -216,7 +220,8 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
     monkeypatch.setattr(chunks, "SCORES", 5 * 7 * ITEMS)
     asked["vectors"].clear()
     chunked = comparison.interest_values(one, cases, facts.recommendable_N, "filtered")
-    assert list(chunked) == ["effective_rank", "interest_cosine", "interests_shown", "largest_interest_share"]
+    spread = ["effective_rank", "interest_cosine", "interest_jaccard@50"]
+    assert list(chunked) == [*spread, "interests_shown", "largest_interest_share"]
     for name, values_C in chunked.items():
         np.testing.assert_allclose(values_C, whole[name], rtol=1e-5)
     comparison.interest_curve({"one": one}, cases, facts, SETTINGS)

@@ -147,3 +147,13 @@ def test_a_list_is_shared_out_among_its_owners() -> None:
     found = interest_shares(torch.tensor([[3, 3, 1, 3], [2, 2, 2, 2], [0, 1, 2, 3]]))
     assert found["interests_shown"].tolist() == [2, 1, 4]
     assert found["largest_interest_share"].tolist() == [0.75, 1.0, 0.25]
+
+
+def test_overlap_of_interests_by_hand() -> None:
+    items = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9], [0.0, 1.0], [2.0, 2.0]])
+    users = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    known = torch.tensor([True] * 5 + [False])  # the last would be nearest to all
+    # Of the first: {0, 1, 2}, {4, 3, 2} and {0, 1, 2}: pairs share 1, 3 and 1 items.
+    found = interests.interest_jaccard(users, items, known, 3)
+    assert found.tolist() == pytest.approx([(1 / 5 + 1 + 1 / 5) / 3, 1.0])
+    assert interests.interest_jaccard(users, items, known, 50).tolist() == [1.0, 1.0], "all items are near then"

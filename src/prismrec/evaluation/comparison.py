@@ -25,12 +25,14 @@ from torch import Tensor
 from prismrec.evaluation.evaluate import Ranked, evaluate
 from prismrec.evaluation.intervals import bootstrap_means, paired_intervals
 from prismrec.evaluation.protocols import Cases, History
+from prismrec.metrics.calibration import category_calibration
 from prismrec.metrics.diversity import category_diversity, text_diversity
 from prismrec.metrics.exposure import exposure_metrics, history_popularity, novelty, popularity_lift
 from prismrec.metrics.interests import (
     cells_hit,
     effective_rank,
     interest_cosine,
+    interest_jaccard,
     interest_shares,
     new_interest_recall,
     new_interests,
@@ -44,6 +46,7 @@ from prismrec.retrieval.topk import exclude, top_k
 Progress = Callable[[Iterable[int]], Iterable[int]]
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of interests of the accuracy-diversity curve
 SHARED_OUT = 10  # items of a list whose interests are counted
+NEAREST = 50  # items of an interest, where interests are compared by them
 PAIRED = ("hr@10", "ndcg@10", "recall@50")  # compared in pairs beside the metric that decides
 
 
@@ -147,6 +150,7 @@ def _measured(ranked: Ranked, cases: Cases, events: EventTable, facts: Facts) ->
         **novelty(lists_CK, facts.counts_N, recommendable_N, CUTOFFS),
         **text_diversity(lists_CK, facts.text_ND, CUTOFFS),
         **category_diversity(lists_CK, facts.categories_NM, CUTOFFS),
+        **category_calibration(lists_CK, items_E, first_C, first_C + cases.starts_C, facts.categories_NM, CUTOFFS),
         **cells_hit(ranked.ranks, cells_CT, CUTOFFS),
         **new_interest_recall(ranked.ranks, new_CT, CUTOFFS),
     }
@@ -175,9 +179,9 @@ def sample(cases: Cases, size: int, seed: int) -> Cases:
 def interest_values(row: Row, cases: Cases, recommendable_N: Tensor, history: History) -> dict[str, np.ndarray]:
     """How far the users' interests lie apart, and how their lists share them out: [C] each.
 
-    Effective rank and mean pairwise cosine of the vectors; of a served model also how many interests the first ten
-    items belong to, each item to the interest that wants it most, and the largest share of one. Nothing for a model of
-    one interest.
+    Effective rank and mean pairwise cosine of the vectors, overlap of the items nearest to them; of a served model also
+    how many interests the first ten items belong to, each item to the interest that wants it most, and the largest
+    share of one. Nothing for a model of one interest.
     """
     ranker = row.ranker
     if ranker.num_interests < 2:
@@ -189,7 +193,11 @@ def interest_values(row: Row, cases: Cases, recommendable_N: Tensor, history: Hi
         ends_B = torch.as_tensor(cases.starts_C[start : start + size])
         vectors_BKD = ranker.interest_vectors(row.events, users_B, ends_B)
         assert vectors_BKD is not None, "a model of several interests has their vectors"
-        found = {"effective_rank": effective_rank(vectors_BKD), "interest_cosine": interest_cosine(vectors_BKD)}
+        found = {
+            "effective_rank": effective_rank(vectors_BKD),
+            "interest_cosine": interest_cosine(vectors_BKD),
+            f"interest_jaccard@{NEAREST}": interest_jaccard(vectors_BKD, ranker.items_ND, recommendable_N, NEAREST),
+        }
         if isinstance(ranker, ServedRanker):
             claims = ranker.claims(row.events, users_B, ends_B)
             seen = row.events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)

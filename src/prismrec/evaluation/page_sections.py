@@ -32,9 +32,11 @@ from prismrec.pages.svg import Axis, Bar, Point, Series, bar_chart, dot_chart, k
 NAMES = {
     "hr": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "coverage", "gini": "Gini of exposure",
     "novelty": "novelty, bits", "popularity_lift": "popularity lift", "diversity_text": "text diversity",
-    "diversity_category": "category diversity", "cells_hit": "target interests hit",
-    "cells_hit_share": "share of target interests hit", "new_interest_recall": "recall of new interests",
+    "diversity_category": "category diversity", "category_kl": "category divergence, nats",
+    "cells_hit": "target interests hit", "cells_hit_share": "share of target interests hit",
+    "new_interest_recall": "recall of new interests",
     "effective_rank": "effective rank", "interest_cosine": "mean cosine of interests",
+    "interest_jaccard": "overlap of interests' items",
     "interests_shown": "interests in a list of ten", "largest_interest_share": "largest share of one",
 }  # fmt: skip
 LIST_FIGURES = (
@@ -44,9 +46,11 @@ LIST_FIGURES = (
     "popularity_lift@10",
     "diversity_text@10",
     "diversity_category@10",
+    "category_kl@10",
 )
-INTEREST_FIGURES = ("effective_rank", "interest_cosine", "interests_shown", "largest_interest_share", "cells_hit@10",
-                    "cells_hit_share@10", "new_interest_recall@10", "new_interest_recall@50")  # fmt: skip
+INTEREST_FIGURES = ("effective_rank", "interest_cosine", "interest_jaccard@50", "interests_shown",
+                    "largest_interest_share", "cells_hit@10", "cells_hit_share@10",
+                    "new_interest_recall@10", "new_interest_recall@50")  # fmt: skip
 SLICES = {
     "history_length": ("History length", "events before the target"),
     "popularity_decile": ("Item popularity", "decile of the target item, 1 the least popular"),

@@ -1,16 +1,23 @@
-"""How good a distribution over cells is as a distribution: its likelihood, and whether it means what it says.
+"""Calibration, of two kinds.
 
-Where a user has several targets, each counts the same: a target drawn at random is what is predicted.
+*Of a distribution over cells*: its likelihood, and whether it means what it says. Where a user has several targets,
+each counts the same: a target drawn at random is what is predicted.
 
-Shapes: B users, T targets, G cells, P predictions, K cells shown.
+*Of lists* (Steck, 2018): whether a list's categories stand in the shares in which the history has them.
+
+Shapes: B users, T targets, G cells, P predictions, K cells shown or places of a list; C cases, c of them held at once,
+N items, M categories, E events of all users, n entries that are not zero.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 from torch import Tensor
 
 BINS = 15
+SMOOTHING = 0.01  # share of the history's categories that every list is given (Steck's alpha)
+SHARES = 2**22  # shares of categories held at once
 
 
 def log_likelihood(log_BG: Tensor, cells_BT: Tensor, mask_BT: Tensor) -> np.ndarray:
@@ -53,3 +60,55 @@ def reliability(said_P: np.ndarray, came_P: np.ndarray, bins: int = BINS) -> lis
         (float(said[b] / counts[b]), float(came[b] / counts[b]), float(counts[b] / len(said_P)))
         for b in np.flatnonzero(counts)
     ]
+
+
+def category_calibration(
+    lists_CK: np.ndarray,
+    items_E: np.ndarray,
+    starts_C: np.ndarray,
+    ends_C: np.ndarray,
+    categories_NM: sp.csr_matrix,
+    cutoffs: tuple[int, ...],
+) -> dict[str, np.ndarray]:
+    """`category_kl@k`: KL divergence of a list's categories from the history's (Steck, 2018), nats: [C] float64 each.
+
+    KL(p || 0.99 q + 0.01 p), p of the history and q of the list; 0 where the shares are the same. An event, or an item
+    of the list, is shared out evenly among its categories; those without a category are left out, and a user with
+    nothing left on either side is NaN.
+
+    Args:
+        lists_CK: item numbers, best first, -1 where a list is shorter.
+        items_E: items of all users' events, flat.
+        starts_C: where the case's history starts in `items_E`.
+        ends_C: where it ends, itself excluded.
+        categories_NM: an entry for every category that an item has; values are not read.
+    """
+    sizes_N = np.diff(categories_NM.indptr)
+    weights_n = np.repeat(1.0 / np.maximum(sizes_N, 1), sizes_N)
+    shared_NM = sp.csr_matrix((weights_n, categories_NM.indices, categories_NM.indptr), categories_NM.shape)
+    values = {f"category_kl@{k}": np.full(len(lists_CK), np.nan) for k in cutoffs}
+    rows = max(SHARES // max(shared_NM.shape[1], 1), 1)
+    for start in range(0, len(lists_CK), rows):
+        part = slice(start, start + rows)
+        length_c = (ends_C - starts_C)[part]
+        row_e = np.repeat(np.arange(len(length_c)), length_c)
+        event_e = np.arange(len(row_e)) + np.repeat(starts_C[part] - (np.cumsum(length_c) - length_c), length_c)
+        history_cM, had_c = _category_shares(row_e, items_E[event_e], len(length_c), shared_NM)
+        entry = history_cM.tocoo()
+        for k in cutoffs:
+            row_p, place_p = np.nonzero(lists_CK[part, :k] >= 0)
+            list_cM, has_c = _category_shares(row_p, lists_CK[part, :k][row_p, place_p], len(length_c), shared_NM)
+            mixed_n = (1 - SMOOTHING) * list_cM.toarray()[entry.row, entry.col] + SMOOTHING * entry.data
+            divergence_c = np.bincount(entry.row, entry.data * np.log(entry.data / mixed_n), len(length_c))
+            values[f"category_kl@{k}"][part] = np.where(had_c & has_c, divergence_c, np.nan)
+    return values
+
+
+def _category_shares(
+    row_p: np.ndarray, items_p: np.ndarray, rows: int, shared_NM: sp.csr_matrix
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Share of each category among each row's items [rows, M], and which rows have any."""
+    counts = sp.csr_matrix((np.ones(len(row_p)), (row_p, items_p)), (rows, shared_NM.shape[0]))
+    mass_cM = (counts @ shared_NM).tocsr()
+    mass_c = np.asarray(mass_cM.sum(1)).ravel()
+    return sp.diags_array(1.0 / np.where(mass_c > 0, mass_c, 1.0)) @ mass_cM, mass_c > 0

@@ -188,6 +188,28 @@ def interest_cosine(vectors_BKD: Tensor) -> Tensor:
     return among_all_B / (interests * (interests - 1))
 
 
+def interest_jaccard(vectors_BKD: Tensor, items_ND: Tensor, recommendable_N: Tensor, nearest: int) -> Tensor:
+    """Mean Jaccard index of the pairs of a user's interests, each the set of items nearest to it: [B] float64.
+
+    1 when all interests lead to the same items, 0 when no two share any.
+
+    Args:
+        vectors_BKD: unit vectors, at least two a user.
+        items_ND: item vectors in the same space.
+        recommendable_N: which items count.
+        nearest: items an interest; all that count, where they are fewer.
+    """
+    users, interests, _ = vectors_BKD.shape
+    assert interests > 1, "one interest makes no pair"
+    scores_PN = (vectors_BKD.flatten(0, 1) @ items_ND.T).masked_fill(~recommendable_N, -torch.inf)
+    lists_Pk = scores_PN.topk(min(nearest, int(recommendable_N.sum())), dim=1).indices
+    sets_PN = torch.zeros_like(scores_PN).scatter_(1, lists_Pk, 1.0)
+    sets_BKN = sets_PN.view(users, interests, -1)
+    common_BKK = (sets_BKN @ sets_BKN.transpose(1, 2)).double()
+    jaccard_BKK = common_BKK / (2 * lists_Pk.shape[1] - common_BKK)
+    return (jaccard_BKK.sum((1, 2)) - interests) / (interests * (interests - 1))
+
+
 def interest_shares(owners_Bk: Tensor) -> dict[str, Tensor]:
     """How a list is shared out among a user's interests: [B] float64 each.
 

@@ -43,6 +43,7 @@ class CellRanker(ServedRanker):
         self, table: CellTable, items_ND: Tensor, label: Callable[[int], str], dictionary: str, shown: int
     ) -> None:
         self.table, self.label, self.dictionary, self.shown = table, label, dictionary, shown
+        self.items_ND = items_ND
         self.knobs = Knobs()
         self.num_interests = min(shown, int(table.occupied_G.sum()))
         self.centres_GD = _cell_centres(items_ND, table)

@@ -66,11 +66,13 @@ class Ranker(ABC):
         name: its row in every table.
         reads_time: whether times, of the events or of the request, change what it says.
         num_interests: how many interests of a user it tells apart.
+        items_ND: item vectors in the space of its interests, where it has these.
     """
 
     name: str
     reads_time: bool = False
     num_interests: int = 1
+    items_ND: Tensor
 
     @abstractmethod
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
