@@ -141,7 +141,8 @@ class MergedRanker(InterestRanker):
         self.pool, self.recommendable_N = Pool(HYMIREC, members, merge), recommendable_N
         self.tellers = [member for member in members.values() if isinstance(member, InterestRanker)]
         self.num_interests = sum(teller.num_interests for teller in self.tellers)
-        self.items_ND = self.tellers[0].items_ND
+        if self.tellers:  # there are none where all that members say is remembered
+            self.items_ND = self.tellers[0].items_ND
 
     @property
     def held(self) -> int:
