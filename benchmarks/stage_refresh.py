@@ -2,13 +2,14 @@ r"""Daily refreshes of the whole of stage 6, against full trainings of it: cost,
 
     python -m benchmarks.stage_refresh --workspace data/demo --first-day 290
     python -m benchmarks.stage_refresh --workspace data/ml1m --env ml1m --first-day 221 --upstream frozen \
-        --full-days 10 --full-seeds 1
+        --full-days 10 --seeds 1
 
 Days are those of the workspace's own histories, its text embeddings are taken over. On the first day stage 6
 (dictionary, cells, names, reports, posterior, retrieval head, weights of the unified model) is trained in full, and on
 every later day refreshed from the day before, by the pipeline's own nodes on the events until that day; each user's
-last event validates. On the full days it is also trained in full, with the same seed and further ones (`--full-seeds`),
-since single full trainings differ by more than the bar of 1 %; a case's figure is then their mean.
+last event validates. On the full days it is also trained in full. Single trainings differ by more than the bar of 1 %,
+so there are several of both, each with a seed of its own (`--seeds`): chains of refreshes from full trainings of the
+first day, and full trainings of the full days. A case's figure is the mean over them.
 
 Upstream (item vectors, codebook, recommender, HyMiRec's merge) is trained on the events until the day. `daily`: every
 day, as the pipeline does it, whose artefacts have to be of one data version; the vectors come out turned, and the
@@ -19,8 +20,8 @@ Ranked on the full days, for users with three events before the day: what they m
 the refreshed models, by the fully trained ones, and by those of the first day with the upstream of then (no refresh at
 all). NDCG@10, HR@10 and recall@50 with paired 95 % bootstrap intervals over users, of each full day and of all of them
 together (there a user counts once a day). Cost: CPU seconds of the stage's nodes. Bars: at most a tenth of a full
-training's cost, at most 5 % of the barely moved items (cosine >= 0.99 once aligned) change cell on any day, figures
-within 1 % of the full training's.
+training's cost, at most 5 % of the barely moved items (cosine >= 0.99 once aligned) change cell on any day, in any
+chain, figures within 1 % of the full training's.
 
 One JSON a workspace, written after every day; models lie in WORK. A day that is in the JSON, with the same settings and
 its models still there, is not run again. On one core: the demo about twenty-five minutes; ML-1M, frozen, with one full
@@ -149,6 +150,10 @@ class Folders(NamedTuple):
         upstream_of = digest([parameters, facts["events"]])[:12]
         name = options.workspace.name
         return cls(options.work / f"{name}-upstream-{upstream_of}", options.work / f"{name}-chain-{digest(facts)[:12]}")
+
+    def made(self, number: int, day: int) -> Path:
+        """What the chain of this number made on a day."""
+        return self.chain / str(number) / str(day)
 
 
 def upstream(world: World, day: int, folders: Folders) -> dict[str, Any]:
@@ -279,47 +284,57 @@ def rank(world: World, day: int, window: int, base: Base, made: Made) -> dict[st
     return {metric: figures[metric] for metric in METRICS}
 
 
+def seeded(world: World, number: int) -> Any:
+    """The stage's parameters with the seed of a chain, or of a full training."""
+    parameters = world.parameters("interest_dictionary")
+    return parameters.model_copy(update={"seed": parameters.seed + number})
+
+
 def run_day(world: World, day: int, options: argparse.Namespace, folders: Folders, full: bool) -> dict[str, Any]:
     """Refresh from the day before; on a full day also train in full, and rank with both and with the first day's."""
-    first = options.first_day
+    first, numbers = options.first_day, range(options.seeds)
     base = Base.of(world, day, day if options.upstream == "daily" else first, folders)
-    parameters = world.parameters("interest_dictionary")
-    made = run_stage(base, parameters, folders.chain / str(day - 1))
-    report = made.drift
+    made = [run_stage(base, seeded(world, number), folders.made(number, day - 1)) for number in numbers]
+    chains = [_chain_facts(each) for each in made]
     row: dict[str, Any] = {
         "day": day,
+        "cpu_seconds": mean_seconds(chains),
+        "refreshed": all(chain["refreshed"] for chain in chains),
+        "barely_moved_changed": max(chain["barely_moved_changed"] for chain in chains),
+        "chains": chains,
+    }
+    if full:
+        stale = Base.of(world, day, first, folders) if options.upstream == "daily" else base
+        in_full = [run_stage(base, seeded(world, number), None) for number in numbers]
+        began = [Made.load(folders.made(number, first)) for number in numbers]
+        rows, seeds = {}, {}
+        for name, on, models in (("refreshed", base, made), ("full", base, in_full), ("first_day", stale, began)):
+            of_each = [rank(world, day, options.window, on, each) for each in models]
+            rows[name] = {metric: np.mean([each[metric] for each in of_each], axis=0) for metric in METRICS}
+            seeds[name] = [{metric: float(np.nanmean(each[metric])) for metric in METRICS} for each in of_each]
+        row["full"] = {"cpu_seconds": mean_seconds([each.facts for each in in_full])}
+        row["seeds"] = seeds
+        row["of_cases"] = {name: {m: pack(found[m]) for m in METRICS} for name, found in rows.items()}
+        row["figures"] = compare(rows)
+    for number, each in zip(numbers, made, strict=True):
+        each.save(folders.made(number, day))
+    return row
+
+
+def _chain_facts(made: Made) -> dict[str, Any]:
+    report = made.drift
+    return {
         **made.facts,
         "distance_aligned": report.get("distance_aligned"),
         "items_barely_moved_share": report["items_barely_moved"] / report["items_in_both"],
         "barely_moved_changed": report.get("barely_moved_changed_share", 1.0),
         "changed": report.get("items_moved_share", 1.0),
     }
-    if full:
-        stale = Base.of(world, day, first, folders) if options.upstream == "daily" else base
-        row["full"], full_training = in_full(world, day, options, base)
-        rows = {
-            "refreshed": rank(world, day, options.window, base, made),
-            "full": full_training,
-            "first_day": rank(world, day, options.window, stale, Made.load(folders.chain / str(first))),
-        }
-        row["of_cases"] = {name: {m: pack(found[m]) for m in METRICS} for name, found in rows.items()}
-        row["figures"] = compare(rows)
-    made.save(folders.chain / str(day))
-    return row
 
 
-def in_full(
-    world: World, day: int, options: argparse.Namespace, base: Base
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Full trainings with several seeds: their costs and figures, and each case's mean figures."""
-    parameters = world.parameters("interest_dictionary")
-    seeds, found = [], []
-    for number in range(options.full_seeds):
-        made = run_stage(base, parameters.model_copy(update={"seed": parameters.seed + number}), None)
-        found.append(rank(world, day, options.window, base, made))
-        seeds.append({**made.facts, **{metric: float(np.nanmean(found[-1][metric])) for metric in METRICS}})
-    facts = {"cpu_seconds": float(np.mean([each["cpu_seconds"] for each in seeds])), "seeds": seeds}
-    return facts, {metric: np.mean([each[metric] for each in found], axis=0) for metric in METRICS}
+def mean_seconds(facts: list[dict[str, Any]]) -> float:
+    """CPU seconds, the mean over seeds."""
+    return round(float(np.mean([each["cpu_seconds"] for each in facts])), 3)
 
 
 def compare(rows: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -362,12 +377,14 @@ def summary(days: list[dict[str, Any]], first: dict[str, Any]) -> dict[str, Any]
 
 def as_table(report: dict[str, Any]) -> str:
     """A line a day, then all full days together."""
-    lines = ["  day  kind        seconds  barely moved: share, changed  NDCG@10 refreshed / full / first day's"]
+    lines = ["  day  kinds       seconds  barely moved: share, changed  NDCG@10 refreshed / full / first day's"]
     for row in report["days"]:
         means = row["figures"]["ndcg@10"]["mean"] if "figures" in row else {}
         shown = " / ".join(f"{means[name]:.4f}" for name in ("refreshed", "full", "first_day")) if means else ""
+        kinds = ", ".join(sorted({chain["kind"] for chain in row["chains"]}))
+        barely = np.mean([chain["items_barely_moved_share"] for chain in row["chains"]])
         lines.append(
-            f"{row['day']:>5}  {row['kind']:<10} {row['cpu_seconds']:>8.2f}  {row['items_barely_moved_share']:>8.1%} "
+            f"{row['day']:>5}  {kinds:<10} {row['cpu_seconds']:>8.2f}  {barely:>8.1%} "
             f"{row['barely_moved_changed']:>8.2%}  {shown}"
         )
     found = report["summary"]
@@ -386,6 +403,7 @@ def run(options: argparse.Namespace, tell: Callable[[str], None] = print) -> dic
         "upstream": options.upstream,
         "first_day": options.first_day,
         "window": options.window,
+        "seeds": options.seeds,
         "parameters": {
             stage: world.parameters(stage).model_dump(mode="json") for stage in STAGES
         },
@@ -396,29 +414,29 @@ def run(options: argparse.Namespace, tell: Callable[[str], None] = print) -> dic
     file = options.results / f"{options.workspace.name}.json"
     old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     report: dict[str, Any] = {**facts, "machine": machine(), "days": []}
-    first = options.first_day
-    if all(old.get(key) == value for key, value in facts.items()) and (folders.chain / str(first)).is_dir():
+    first, numbers = options.first_day, range(options.seeds)
+
+    def there(day: int) -> bool:
+        return all(folders.made(number, day).is_dir() for number in numbers)
+
+    if all(old.get(key) == value for key, value in facts.items()) and there(first):
         report |= {"first": old["first"], "days": old["days"]}
     else:
-        made = run_stage(Base.of(world, first, first, folders), world.parameters("interest_dictionary"), None)
-        made.save(folders.chain / str(first))
-        report["first"] = made.facts
+        began = [run_stage(Base.of(world, first, first, folders), seeded(world, number), None) for number in numbers]
+        for number, made in enumerate(began):
+            made.save(folders.made(number, first))
+        report["first"] = {"cpu_seconds": mean_seconds([made.facts for made in began])}
     options.results.mkdir(parents=True, exist_ok=True)
     for number in range(1, options.refreshes + 1):
         full, day = number in options.full_days, first + number
-        there = [row for row in report["days"] if row["day"] == day and _seeds(row) >= full * options.full_seeds]
-        if not there or not (folders.chain / str(day)).is_dir():
+        known = [row for row in report["days"] if row["day"] == day and ("full" in row or not full)]
+        if not known or not there(day):
             report["days"] = [row for row in report["days"] if row["day"] < day]
             report["days"].append(run_day(world, day, options, folders, full))
         report["summary"] = summary(report["days"], report["first"])
         file.write_text(dump_json(report), encoding="utf-8")
         tell(f"day {day} is there")
     return report
-
-
-def _seeds(row: dict[str, Any]) -> int:
-    """Full trainings of a day."""
-    return len(row["full"]["seeds"]) if "full" in row else 0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -429,7 +447,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--first-day", type=int, required=True, help="day of the first full training, from event one")
     parser.add_argument("--refreshes", type=int, default=10)
     parser.add_argument("--full-days", type=int, nargs="*", default=[1, 5, 10], help="which refreshes are compared")
-    parser.add_argument("--full-seeds", type=int, default=3, help="full trainings a full day")
+    parser.add_argument("--seeds", type=int, default=3, help="chains of refreshes, and full trainings a full day")
     parser.add_argument("--upstream", choices=("daily", "frozen"), default="daily")
     parser.add_argument("--window", type=int, default=30, help="days ahead that are ranked")
     parser.add_argument("--work", type=Path, default=PROJECT / "data" / "stage_refresh", help="folder of the models")

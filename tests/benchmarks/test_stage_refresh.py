@@ -52,7 +52,7 @@ def test_figures_are_compared_with_the_full_training() -> None:
 def day(number: int, refreshed: float = 0.5, **changes: Any) -> dict[str, Any]:
     row = {"day": number, "refreshed": True, "cpu_seconds": 1.0, "barely_moved_changed": 0.01, **changes}
     cases = {name: {m: pack(found[m]) for m in METRICS} for name, found in rows(refreshed, 0.5).items()}
-    return {**row, "full": {"cpu_seconds": 20.0, "seeds": [{}]}, "of_cases": cases}
+    return {**row, "full": {"cpu_seconds": 20.0}, "of_cases": cases}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def test_a_day_that_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytes
 
     def run_day(world: World, number: int, options: Namespace, folders: Folders, full: bool) -> dict[str, Any]:
         ran.append(number)
-        (folders.chain / str(number)).mkdir(exist_ok=True)
+        for chain in range(options.seeds):
+            folders.made(chain, number).mkdir(exist_ok=True)
         found = day(number)
         return found if full else {key: value for key, value in found.items() if key not in ("full", "of_cases")}
 
@@ -94,12 +95,12 @@ def test_a_day_that_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(stage_refresh, "load_world", lambda *_: world())
     monkeypatch.setattr(stage_refresh, "STAGES", ())
-    monkeypatch.setattr(World, "parameters", lambda *_: None)
+    monkeypatch.setattr(stage_refresh, "seeded", lambda *_: None)
     monkeypatch.setattr(stage_refresh.Base, "of", lambda *_: None)
     monkeypatch.setattr(stage_refresh, "run_stage", lambda *_: Stage())
     monkeypatch.setattr(stage_refresh, "run_day", run_day)
     options = Namespace(
-        workspace=Path("demo"), env="base", first_day=5, refreshes=2, full_days=[1], full_seeds=1,
+        workspace=Path("demo"), env="base", first_day=5, refreshes=2, full_days=[1], seeds=2,
         upstream="daily", window=3, work=tmp_path / "work", results=tmp_path,
     )  # fmt: skip
     stage_refresh.run(options)
@@ -114,3 +115,43 @@ def test_a_day_that_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytes
     options.window = 4
     stage_refresh.run(options)
     assert ran[4:] == [6, 7, 8], "other settings, other figures"
+
+
+def test_a_day_is_the_mean_of_its_chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chain goes on with its own day before; costs and figures are means, and the worst chain's items count."""
+    began: list[tuple[int, Path | None]] = []
+
+    class Stage:
+        def __init__(self, seed: int, refreshed: bool) -> None:
+            self.seed, self.refreshed = seed, refreshed
+            self.facts = {"cpu_seconds": 1.0 + seed if refreshed else 30.0, "kind": "refreshed", "refreshed": True}
+            share = {"barely_moved_changed_share": 0.01 * (seed + 1)}
+            self.drift = {"items_barely_moved": 1, "items_in_both": 2, **share}
+
+        def save(self, folder: Path) -> None:
+            folder.mkdir(parents=True)
+
+    def run_stage(base: Any, seed: int, previous: Path | None) -> Stage:
+        began.append((seed, previous))
+        return Stage(seed, previous is not None)
+
+    def rank(world: World, number: int, window: int, base: Any, made: Stage) -> dict[str, np.ndarray]:
+        value = 0.4 + 0.1 * made.seed if made.refreshed else 0.5
+        return dict.fromkeys(METRICS, np.full(4, value))
+
+    folders = Folders(tmp_path / "upstream", tmp_path / "chain")
+    for name, fake in (("run_stage", run_stage), ("rank", rank), ("seeded", lambda world, seed: seed)):
+        monkeypatch.setattr(stage_refresh, name, fake)
+    monkeypatch.setattr(stage_refresh.Base, "of", lambda *_: None)
+    monkeypatch.setattr(stage_refresh.Made, "load", lambda folder: Stage(int(folder.parent.name), refreshed=False))
+    options = Namespace(first_day=5, seeds=3, upstream="daily", window=3)
+    row = stage_refresh.run_day(world(), 7, options, folders, full=True)
+    assert began[:3] == [(number, tmp_path / "chain" / str(number) / "6") for number in range(3)]
+    assert began[3:] == [(number, None) for number in range(3)]
+    assert row["cpu_seconds"] == 2.0
+    assert row["full"]["cpu_seconds"] == 30.0
+    assert row["barely_moved_changed"] == pytest.approx(0.03)
+    assert row["figures"]["ndcg@10"]["to_full"]["refreshed"] == pytest.approx(1.0)
+    assert [found["ndcg@10"] for found in row["seeds"]["refreshed"]] == pytest.approx([0.4, 0.5, 0.6])
+    assert all(folders.made(number, 7).is_dir() for number in range(3))
+    assert "refreshed" in stage_refresh.as_table({"days": [row], "summary": {}})
