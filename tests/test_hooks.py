@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Node, Pipeline
 
@@ -11,7 +12,10 @@ from prismrec.artifacts.manifest import Manifest, read_manifest
 from prismrec.commands.frame import user_error
 from prismrec.errors import LineageError, MissingArtefact, ParameterError
 from prismrec.hooks import ArtefactHooks
-from prismrec.kedro_datasets import CheckpointsDataset
+from prismrec.kedro_datasets import CheckpointsDataset, UnwrittenDataset
+from prismrec.models import load_model
+from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
+from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary, Origins
 from toy_project import ToyProject
 
 ITEM_MAP = "03_primary/item_map.parquet"
@@ -226,3 +230,19 @@ def test_processes_but_the_first_write_nothing(toy_project: ToyProject, monkeypa
     monkeypatch.setenv("RANK", "0")
     toy_project.run()
     assert record_of(toy_project, "codebook")["outputs"]
+
+
+def test_what_other_processes_hold_is_what_the_written_artefact_would_be_read_as(tmp_path: Path) -> None:
+    """A dictionary is written with the vectors it rests on, and read without them."""
+    torch.manual_seed(0)
+    dictionary = InterestDictionary(InterestDictionaryConfig(4, 2, 4, (2, 2))).eval()
+    rows = DictionaryVectors(torch.arange(3), torch.eye(4)[:3], torch.eye(4)[:3])
+    kept = KeptDictionary(dictionary, rows, Origins.itself(dictionary))
+    unwritten = UnwrittenDataset()
+    unwritten.save(kept)
+    kept.save(tmp_path / "dictionary")
+    held, read = unwritten.load(), load_model(tmp_path / "dictionary")
+    assert type(held) is type(read)
+    assert held.version == read.version
+    unwritten.save({"a": 1})
+    assert unwritten.load() == {"a": 1}

@@ -17,7 +17,7 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
@@ -34,7 +34,7 @@ from prismrec.configuration import (
     read_yaml,
 )
 from prismrec.errors import MissingArtefact
-from prismrec.kedro_datasets import ArtefactDataset, CheckpointsDataset
+from prismrec.kedro_datasets import ArtefactDataset, CheckpointsDataset, UnwrittenDataset
 from prismrec.pipeline_registry import STAGES, register_pipelines
 
 # A node's output that is still to be saved; "" stands for the node itself.
@@ -142,7 +142,7 @@ class ArtefactHooks:
         self._check_inputs(pipeline)
         if not is_main_process():
             for name in pipeline.all_outputs():
-                catalog[name] = MemoryDataset()
+                catalog[name] = UnwrittenDataset()
         for dataset in map(self._run.artefact, pipeline.inputs()):
             if dataset is not None and dataset.nullable:
                 dataset.pin()

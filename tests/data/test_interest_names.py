@@ -22,3 +22,19 @@ def test_cells_of_one_name_are_told_apart_by_their_most_popular_title() -> None:
 
 def test_without_categories_the_title_stands_alone() -> None:
     assert interest_names(np.array([3, 3, 7, 7, 7, 7]), [None] * 6, TITLES, COUNTS) == {3: "b", 7: "f"}
+
+
+def test_without_categories_words_of_the_titles_name_a_cell() -> None:
+    """The words that most of a cell's titles share, and others' do not."""
+    titles = ["Red shoe, the small", "Red shoe of 1999", "The blue hat", "A blue hat", "the end", "Paris"]
+    cells = np.array([0, 0, 1, 1, 2, 2])
+    found = interest_names(cells, [None] * 6, titles, COUNTS)
+    assert found[0] == "red, shoe"
+    assert found[1] == "blue, hat"
+    assert found[2] == "Paris", "no word of two of its titles"
+
+
+def test_words_stand_in_for_categories_that_say_nothing() -> None:
+    categories = [["all"]] * 4
+    titles = ["Sea charts", "Sea songs", "Land maps", "Land laws"]
+    assert interest_names(np.array([0, 0, 1, 1]), categories, titles, COUNTS[:4]) == {0: "sea", 1: "land"}

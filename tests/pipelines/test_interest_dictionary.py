@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,8 +293,8 @@ def test_what_has_nothing_to_go_on_with_is_trained_in_full(
     assert anew.dictionary.config.parent is None
     kept = found["kept"].dictionary
     with caplog.at_level("INFO"):
-        assert nodes._before("posterior", None, kept, origins, settings) is None
-        assert nodes._before("posterior", folder / "posterior", anew.dictionary, origins, settings) is None
+        assert nodes._before("posterior", None, kept, origins, settings, None) is None
+        assert nodes._before("posterior", folder / "posterior", anew.dictionary, origins, settings, None) is None
     assert "there is no previous one" in caplog.text
     assert "the dictionary has no parent" in caplog.text
 
@@ -302,6 +303,44 @@ def test_a_final_fit_in_full_does_not_take_over_a_refreshs_epochs(upstream: dict
     choices = {"refreshed": True, "epochs": {"posterior": 1, "retrieval": 1}}
     with pytest.raises(UserError, match="The run before was a refresh"):
         run_stage(tmp_path, {**upstream, "choices": choices}, None)
+
+
+@pytest.mark.parametrize("name", ["posterior", "retrieval"])
+def test_a_refresh_does_not_go_on_with_what_a_final_fit_trained(
+    name: str, day: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """It knows the validation events; another final fit may go on with it, and a share of one trains anew."""
+    kept, origins = day[1]["kept"], nodes._stamped_origins(day[1]["kept"])
+    model = load_model(day[0] / name)
+    assert not model.config.final
+    model.config = replace(model.config, final=True)
+    model.save(tmp_path / name)
+    asked = name, tmp_path / name, kept.dictionary, origins
+    with pytest.raises(UserError, match=f"previous {name} is that of a final fit") as refused:
+        nodes._before(*asked, stage_parameters(refresh=True), None)
+    assert "--pipelines final_fit" in str(refused.value)
+    assert "refresh_share=1" in str(refused.value)
+    assert nodes._before(*asked, stage_parameters(refresh=True), {"epochs": {}}) is not None
+    assert nodes._before(*asked, stage_parameters(refresh=True, refresh_share=1.0), None) is None
+
+
+def test_a_report_gone_on_with_compares_with_the_parent(tmp_path: Path) -> None:
+    """The newest dictionary on disk is the refreshed one itself then."""
+    first, *_ = nodes.fit_dictionary(item_vectors(), None, stage_parameters())
+    first.save(tmp_path / "1" / "dictionary")
+    refreshed, facts, _ = nodes.fit_dictionary(
+        item_vectors(nudge=0.1), tmp_path / "1" / "dictionary", stage_parameters(refresh=True)
+    )
+    assert facts["kind"] == "refreshed"
+    refreshed.save(tmp_path / "2" / "dictionary")
+    cells = nodes.assign_cells(refreshed.dictionary, item_vectors(nudge=0.1))
+
+    def report(previous: str) -> dict[str, Any]:
+        folder = tmp_path / previous / "dictionary"
+        return nodes.report_dictionary(refreshed.dictionary, facts, cells, item_vectors(nudge=0.1), folder)[0]
+
+    assert report("1")["previous"] == first.dictionary.version
+    assert report("2") == report("1")
 
 
 def test_the_weights_of_the_unified_model_stay_where_the_posterior_went_on(tmp_path: Path) -> None:

@@ -94,3 +94,27 @@ def test_labels_are_those_of_the_dictionary() -> None:
     dictionary, rows = made(0)
     cells = dictionary.cell_index(dictionary.codes_of(rows.full_ND))
     assert labels(dictionary, rows.full_ND) == [dictionary.label(int(cell)) for cell in cells]
+
+
+@pytest.mark.parametrize(("sizes", "dim"), [((3, 3, 3), 8), ((4,), 8), ((3, 3), 12)])
+def test_a_dictionary_of_another_shape_is_compared_as_far_as_it_goes(sizes: tuple[int, ...], dim: int) -> None:
+    """Other levels, or vectors of another tower: each side has its own bars, and no vector is said to have moved."""
+    torch.manual_seed(1)
+    vectors = F.normalize(torch.randn(60, dim), dim=-1)
+    dictionary = InterestDictionary(InterestDictionaryConfig(dim, 4, 8, sizes)).eval()
+    report = drift("fitted", dictionary, DictionaryVectors(torch.arange(60), vectors, vectors), made(0))
+    assert ("items_barely_moved" in report) == (dim == 8)
+    assert report["items_in_both"] == 60
+    before, now, _ = drift_plot(report)["data"]
+    assert len(before["x"]) == 6
+    assert len(now["x"]) == 2 * len(sizes) + 2
+
+
+def test_few_items_are_compared_as_they_come() -> None:
+    """Three vectors of eight numbers can be turned onto any others."""
+    (dictionary, rows), (_, others) = made(0), made(1)
+    few, fewer = (
+        DictionaryVectors(part.items_N[:3], part.full_ND[:3], part.text_only_ND[:3]) for part in (rows, others)
+    )
+    assert drift("refreshed", dictionary, few, (dictionary, fewer))["items_barely_moved"] == 0
+    assert drift("refreshed", dictionary, few, (dictionary, few))["items_barely_moved"] == 3

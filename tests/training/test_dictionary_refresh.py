@@ -191,10 +191,39 @@ def test_vectors_that_are_too_far_start_a_new_major_version(parent: InterestDict
 
 
 @pytest.mark.parametrize("shared", [0, DIM - 1])
-def test_too_few_items_in_both_start_a_new_major_version(parent: InterestDictionary, shared: int) -> None:
-    """So few can be turned onto anything."""
-    now = rows(seed=9, first=ITEMS - shared)
-    assert refreshed(parent, rows(), now).kind == "new_major"
+def test_few_other_items_in_both_start_a_new_major_version(parent: InterestDictionary, shared: int) -> None:
+    """So few can be turned onto anything, which does not count."""
+    made = refreshed(parent, rows(), rows(seed=9, first=ITEMS - shared))
+    assert made.kind == "new_major"
+    assert made.distance_aligned == made.distance
+
+
+def test_few_items_are_gone_on_with_where_they_have_not_moved(parent: InterestDictionary) -> None:
+    """A catalogue smaller than its dimensions keeps its interests when an item comes."""
+    whole, few = rows(), DIM - 2
+    before, now = (
+        DictionaryVectors(whole.items_N[:size], whole.full_ND[:size], whole.text_only_ND[:size])
+        for size in (few, few + 1)
+    )
+    made = refreshed(parent, before, now)
+    assert made.kind == "refreshed"
+    assert made.distance == pytest.approx(0.0, abs=1e-6)
+    assert not made.aligned
+    assert torch.equal(parent.codes_of(before.full_ND), made.dictionary.codes_of(before.full_ND))
+
+
+def test_more_codes_than_vectors_are_refused_before_the_fit() -> None:
+    few = DictionaryVectors(torch.arange(10), rows().full_ND[:10], rows().text_only_ND[:10])
+    with pytest.raises(ParameterError, match="32 codes a level need as many vectors") as refused:
+        fit_dictionary(few.both, 10, parameters(codes_per_level=32), seed=1)
+    assert refused.value.where == "interest_dictionary.dictionary.codes_per_level"
+    assert "At most 20" in str(refused.value)
+
+
+def test_more_cells_than_are_held_are_refused_with_the_configuration() -> None:
+    with pytest.raises(ValueError, match="268,435,456 cells"):
+        parameters(levels=4, codes_per_level=128)
+    parameters(levels=2, codes_per_level=1024)
 
 
 def test_a_dead_code_takes_over_a_part_of_the_worst(parent: InterestDictionary) -> None:

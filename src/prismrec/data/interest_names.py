@@ -1,19 +1,23 @@
 """Names of dictionary interests for people: what is specific to a cell's items (our choice).
 
-A cell is named after the two categories that are most over-represented in it, and where that is no name of its own,
-after its most popular title as well; where items have no categories, after that title alone.
+A cell is named after the two categories that are most over-represented in it; where none is, after the two words of
+its titles that are. Where that is no name of its own, its most popular title goes with it, and where there are neither
+such categories nor words, that title names it alone.
 
 Shapes: N items, G cells.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-MIN_SHARE = 0.2  # a category names a cell only if at least this share of its items has it
+MIN_SHARE = 0.2  # a category or word names a cell only if at least this share of its items has it
+MIN_ITEMS = 2  # and a word, if so many of them have it
+WORD = re.compile(r"[^\W\d_]{3,}")  # three letters or more
 
 
 def interest_names(
@@ -33,11 +37,20 @@ def interest_names(
     Returns:
         cell → name.
     """
-    overall = Counter(category for categories in categories_N for category in categories or ())
+    words_N = [set(WORD.findall(title.lower())) for title in titles_N]
+    known_N: Sequence[Collection[str]] = [known or () for known in categories_N]
+    terms: list[tuple[Sequence[Collection[str]], int]] = [(known_N, 1), (words_N, MIN_ITEMS)]
+    overall = [Counter(term for of_item in terms_N for term in of_item) for terms_N, _ in terms]
     members: dict[int, list[int]] = {}
     for item, cell in enumerate(cells_N):
         members.setdefault(int(cell), []).append(item)
-    specific = {cell: _specific(items, categories_N, overall, len(cells_N)) for cell, items in sorted(members.items())}
+    specific = {}
+    for cell, items in sorted(members.items()):
+        found = (
+            _specific(items, terms_N, counted, len(cells_N), fewest)
+            for (terms_N, fewest), counted in zip(terms, overall, strict=True)
+        )
+        specific[cell] = next(filter(None, found), "")
     used = Counter(specific.values())
     names = {}
     for cell, name in specific.items():
@@ -46,12 +59,14 @@ def interest_names(
     return names
 
 
-def _specific(items: list[int], categories_N: Sequence[Sequence[str] | None], overall: Counter[str], total: int) -> str:
-    inside = Counter(category for item in items for category in categories_N[item] or ())
-    share = {category: count / len(items) for category, count in inside.items()}
+def _specific(
+    items: list[int], terms_N: Sequence[Collection[str]], overall: Counter[str], total: int, fewest: int
+) -> str:
+    inside = Counter(term for item in items for term in terms_N[item])
+    share = {term: count / len(items) for term, count in inside.items() if count >= fewest}
     lift = {
-        category: value * np.log(value * total / overall[category])
-        for category, value in share.items()
-        if value >= MIN_SHARE and value * total > overall[category]
+        term: value * np.log(value * total / overall[term])
+        for term, value in share.items()
+        if value >= MIN_SHARE and value * total > overall[term]
     }
-    return ", ".join(sorted(lift, key=lambda category: (-lift[category], category))[:2])
+    return ", ".join(sorted(lift, key=lambda term: (-lift[term], term))[:2])

@@ -18,6 +18,7 @@ from prismrec.kedro_datasets.types import (
     PlotDataset,
     TensorsDataset,
 )
+from prismrec.kedro_datasets.unwritten import UnwrittenDataset
 
 __all__ = [
     "ArtefactDataset",
@@ -33,4 +34,5 @@ __all__ = [
     "ParquetDataset",
     "PlotDataset",
     "TensorsDataset",
+    "UnwrittenDataset",
 ]

@@ -88,9 +88,14 @@ class CellRanker(ServedRanker):
         """Every non-empty cell is an interest; an item belongs to its own cell only."""
         return self.by_cell(self.scores(events, *whole(events))[0])
 
-    def by_cell(self, scores_N: Tensor) -> tuple[Tensor, list[str]]:
-        """Scores of all items as a list a cell, [K, N], and the ids of the K non-empty cells."""
-        cells = torch.nonzero(self.table.occupied_G).flatten()
+    def by_cell(self, scores_N: Tensor, of_G: Tensor | None = None) -> tuple[Tensor, list[str]]:
+        """Scores of all items as a list a cell, [K, N], and the ids of the K non-empty cells.
+
+        Args:
+            of_G: bool, cells to tell of; of all by default.
+        """
+        occupied_G = self.table.occupied_G
+        cells = torch.nonzero(occupied_G if of_G is None else occupied_G & of_G).flatten()
         own_KN = self.table.cells_N == cells[:, None]
         return scores_N.where(own_KN, -torch.inf), [self.label(int(cell)) for cell in cells]
 

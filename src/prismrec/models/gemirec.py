@@ -123,7 +123,7 @@ class GemiRecRanker(CellRanker):
         return joint_KN[some_K], [label for label, some in zip(labels, some_K.tolist(), strict=True) if some]
 
     def _interests(self, cells_1G: Tensor, user_1D: Tensor) -> tuple[Tensor, list[str]]:
-        return self.by_cell(self._scores(cells_1G, user_1D)[0])
+        return self.by_cell(self._scores(cells_1G, user_1D)[0], cells_1G[0].isfinite())
 
 
 class MixtureRanker(GemiRecRanker):

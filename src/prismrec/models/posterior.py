@@ -54,6 +54,7 @@ class PosteriorConfig:
     beam: int = 256  # prefixes kept a level in a larger one
     prior: bool = False  # start from the recommender's distribution over cells
     temperature: float = 1.0  # what all logits are divided by, fitted on validation events after training
+    final: bool = False  # trained on the validation events too
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ class RetrievalHeadConfig:
     num_interests: int
     dictionary: str
     variant: Literal["in_cell", "mixture"] = "in_cell"
+    final: bool = False  # trained on the validation events too
 
 
 class RetrievalHead(SavedModule):

@@ -2,10 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prismrec.parameters import StageParameters
 from prismrec.parameters.training import TrainingParameters
+
+MOST_CELLS = 2**20  # a vector of every cell is held, in use or not
 
 
 class _Block(BaseModel):
@@ -28,6 +30,15 @@ class DictionaryParameters(_Block):
     batch_size: int = Field(ge=2, description="Item vectors a step.")
     learning_rate: float = Field(gt=0, lt=1, description="Learning rate of Adam.")
 
+    @model_validator(mode="after")
+    def _held(self) -> "DictionaryParameters":
+        if self.codes_per_level is not None and self.codes_per_level**self.levels > MOST_CELLS:
+            raise ValueError(
+                f"codes_per_level ({self.codes_per_level}) to the power of levels ({self.levels}) is "
+                f"{self.codes_per_level**self.levels:,} cells; at most {MOST_CELLS:,} are held"
+            )
+        return self
+
 
 class PosteriorParameters(_Block):
     """The causal decoder over interests (MIPDM)."""
@@ -39,6 +50,12 @@ class PosteriorParameters(_Block):
     prior: bool = Field(description="Start from the recommender's next-item distribution, summed by cell.")
     horizon: int = Field(ge=1, le=100, description="Next items H whose cells are predicted; 1: the next item's.")
     training: TrainingParameters = Field(description="The training loop.")
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "PosteriorParameters":
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice heads ({self.heads})")
+        return self
 
 
 class RetrievalParameters(_Block):

@@ -123,14 +123,14 @@ class Lists:
 
     def dictionary(self, cells_N: np.ndarray, counts_N: np.ndarray) -> list[DictionaryInterest]:
         """The dictionary's interests that have items, those of most items first."""
-        size = len(self.catalogue)
-        cells_n, counts_n = np.where(self.catalogue.active_N, cells_N[:size], -1), counts_N[:size]
-        found = []
+        rows_n = np.flatnonzero(self.catalogue.active_N)
+        rows_n = rows_n[np.lexsort((rows_n, -counts_N[rows_n], cells_N[rows_n]))]  # by cell, the most popular first
+        cells_n, found = cells_N[rows_n], []
         for name, cell in self.names.cells.items():
-            (best,) = top_k(np.where(cells_n == cell, counts_n, -np.inf)[None], TOP_ITEMS)
-            if len(best):
-                tops = [self._reason(index, {}) for index in best]
-                found.append(DictionaryInterest(name, self._label(name, best), int((cells_n == cell).sum()), tops))
+            own = slice(*np.searchsorted(cells_n, [cell, cell + 1]))
+            if len(best := rows_n[own][:TOP_ITEMS]):
+                tops = [self._reason(index, {}) for index in best.tolist()]
+                found.append(DictionaryInterest(name, self._label(name, best), own.stop - own.start, tops))
         return sorted(found, key=lambda interest: -interest.items)
 
     def best(self, scores_N: np.ndarray, hidden_N: np.ndarray, k: int) -> list[RecommendedItem]:

@@ -15,6 +15,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from prismrec.errors import ParameterError
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig, sizes_for
 from prismrec.parameters.interest_dictionary import DictionaryParameters
 from prismrec.training.loop import repeatable
@@ -32,15 +33,22 @@ def fit_dictionary(
 
     Returns:
         The dictionary in evaluation mode, and its last losses and the number of reseeded codes.
+
+    Raises:
+        ParameterError: more codes a level are asked for than there are vectors to start them from.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
+    sizes = wanted_sizes(num_items, parameters)
+    if max(sizes) > len(vectors_nD):
+        raise ParameterError(
+            f"{max(sizes)} codes a level need as many vectors to start from; {num_items} items have {len(vectors_nD)} "
+            "(each counts with and without its behavioural part).",
+            "interest_dictionary.dictionary.codes_per_level",
+            f"At most {len(vectors_nD)}, or null: from the number of items.",
+        )
     config = InterestDictionaryConfig(
-        vectors_nD.shape[1],
-        parameters.code_dim,
-        parameters.hidden,
-        wanted_sizes(num_items, parameters),
-        data=data_version(vectors_nD),
+        vectors_nD.shape[1], parameters.code_dim, parameters.hidden, sizes, data=data_version(vectors_nD)
     )
     dictionary = InterestDictionary(config).train()
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=parameters.learning_rate)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from prismrec.metrics.codes import code_health
 from prismrec.models.interest_dictionary import InterestDictionary
-from prismrec.training.dictionary_refresh import DictionaryVectors, common, procrustes
+from prismrec.training.dictionary_refresh import DictionaryVectors, common, procrustes, tells_a_map
 
 CALM = 0.99  # cosine to the previous vector from which an item has barely moved
 COLOURS = {"before": "#8b95a1", "now": "#7c4ddb", "interests": "#2f7fbf"}
@@ -58,7 +58,8 @@ def drift(
     before, before_rows = previous
     before_B, now_B = common(before_rows.items_N, rows.items_N)
     old_BD, new_BD = before_rows.full_ND[before_B], rows.full_ND[now_B]
-    calm_B = _cosines(old_BD, new_BD) >= CALM
+    same_space = before.config.dim == dictionary.config.dim
+    calm_B = _cosines(old_BD, new_BD) >= CALM if same_space else torch.zeros(len(now_B), dtype=torch.bool)
     old_ids, new_ids = labels(before, old_BD), labels(dictionary, new_BD)
     changed_B = torch.tensor([old != new for old, new in zip(old_ids, new_ids, strict=True)], dtype=torch.bool)
     same_ids = kind in ("refreshed", "unchanged")
@@ -67,7 +68,7 @@ def drift(
         "previous": before.version,
         "before": _state(before, before_rows),
         "items_in_both": len(now_B),
-        "items_barely_moved": int(calm_B.sum()),
+        **({"items_barely_moved": int(calm_B.sum())} if same_space else {}),
         **({} if not same_ids else _changes(changed_B, calm_B)),
         **({} if not same_ids else interests(labels(before, before_rows.full_ND), labels(dictionary, rows.full_ND),
                                              old_ids, new_ids)),
@@ -78,23 +79,7 @@ def drift(
 def drift_plot(report: Mapping[str, Any]) -> dict[str, Any]:
     """Utilisation, perplexity and error now and before, and interests born, retired and moved, as a Plotly figure."""
     sides = [(side, report[side]) for side in ("before", "now") if side in report]
-    levels = range(1, len(report["now"]["sizes"]) + 1)
-    bars = [
-        _bars(
-            side,
-            "",
-            {
-                **{f"level {level} in use": state[f"utilisation_level_{level}"] for level in levels},
-                "cells in use": state["occupied_cells"] / state["cells"],
-                **{
-                    f"level {level} perplexity": state[f"perplexity_level_{level}"] / state["sizes"][level - 1]
-                    for level in levels
-                },
-                "error": state["vector_error"],
-            },
-        )
-        for side, state in sides
-    ]
+    bars = [_bars(side, "", _heights(state)) for side, state in sides]
     counts = {word: report.get("interests", {}).get(word, 0) for word in ("born", "retired", "moved")}
     return {
         "data": [*bars, {**_bars("interests", "2", counts), "showlegend": False}],
@@ -106,6 +91,17 @@ def drift_plot(report: Mapping[str, Any]) -> dict[str, Any]:
             "yaxis": {"title": {"text": "share, error"}, "rangemode": "tozero"},
             "yaxis2": {"title": {"text": "interests"}, "anchor": "x2", "rangemode": "nonnegative"},
         },
+    }
+
+
+def _heights(state: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of a dictionary's own levels and cells in use, and its error."""
+    sizes = dict(enumerate(state["sizes"], start=1))
+    return {
+        **{f"level {level} in use": state[f"utilisation_level_{level}"] for level in sizes},
+        "cells in use": state["occupied_cells"] / state["cells"],
+        **{f"level {level} perplexity": state[f"perplexity_level_{level}"] / size for level, size in sizes.items()},
+        "error": state["vector_error"],
     }
 
 
@@ -180,7 +176,10 @@ def _changes(changed_B: Tensor, calm_B: Tensor) -> dict[str, Any]:
 def _cosines(old_BD: Tensor, new_BD: Tensor) -> Tensor:
     """Cosine of every item's vectors, with and without the best orthogonal map: the one that fits better."""
     cosine = F.cosine_similarity
-    plain_B, turned_B = cosine(new_BD, old_BD), cosine(new_BD @ procrustes(new_BD, old_BD), old_BD)
+    plain_B = cosine(new_BD, old_BD)
+    if not tells_a_map(old_BD):
+        return plain_B
+    turned_B = cosine(new_BD @ procrustes(new_BD, old_BD), old_BD)
     return turned_B if turned_B.mean() > plain_B.mean() else plain_B
 
 

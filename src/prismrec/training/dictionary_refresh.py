@@ -126,6 +126,10 @@ class KeptDictionary:
     rows: DictionaryVectors
     origins: Origins
 
+    def as_read(self) -> InterestDictionary:
+        """What the later stages read of it."""
+        return self.dictionary
+
     def save(self, folder: Path) -> None:
         """Write the model folder with the vectors in it."""
         self.dictionary.save(folder)
@@ -154,7 +158,8 @@ class Refresh:
         origins: None if it is the parent itself, whose own they then are.
         figures: losses of a fit; how many codes were put to work.
         distance: mean of 1 - cosine to the parent's vectors, over items in both.
-        distance_aligned: the same after the best orthogonal map.
+        distance_aligned: the same after the best orthogonal map; as they come, where too few items are in both to
+            tell one.
         aligned: whether that map was used.
     """
 
@@ -184,7 +189,7 @@ def refresh_dictionary(
 
     Returns:
         The parent itself if the rows are the same and it is large enough; a refreshed one; or one fitted anew if the
-        vectors are too far from the previous ones, or too few items are in both to say.
+        vectors are too far from the previous ones, or no item is in both.
 
     Raises:
         ParameterError: the parameters ask for another shape than the parent's.
@@ -196,10 +201,9 @@ def refresh_dictionary(
         return Refresh(parent, None, "unchanged", {}, 0.0, 0.0, aligned=False)
     before_B, now_B = common(previous.items_N, rows.items_N)
     old_BD, new_BD = previous.full_ND[before_B], rows.full_ND[now_B]
-    map_DD = procrustes(new_BD, old_BD)
+    map_DD = procrustes(new_BD, old_BD) if tells_a_map(old_BD) else torch.eye(parent.config.dim)
     distance, distance_aligned = _distance(new_BD, old_BD), _distance(new_BD @ map_DD, old_BD)
-    # Fewer items than dimensions can always be turned onto each other, which says nothing.
-    if len(old_BD) < old_BD.shape[1] or min(distance, distance_aligned) > FARTHEST:
+    if min(distance, distance_aligned) > FARTHEST:
         anew, losses = fit_dictionary(rows.both, len(rows.items_N), parameters, seed)
         number_after(anew, parent.codes_of(old_BD), anew.codes_of(new_BD), parent.sizes)
         return Refresh(anew, Origins.itself(anew), "new_major", losses, distance, distance_aligned, aligned=False)
@@ -225,6 +229,11 @@ def procrustes(from_BD: Tensor, to_BD: Tensor) -> Tensor:
     left, _, right = torch.linalg.svd(from_BD.double().T @ to_BD.double())
     map_DD: Tensor = left @ right
     return map_DD.to(from_BD.dtype)
+
+
+def tells_a_map(rows_BD: Tensor) -> bool:
+    """Whether these rows can tell an orthogonal map: fewer rows than dimensions can always be turned onto others."""
+    return rows_BD.shape[0] >= rows_BD.shape[1]
 
 
 def _distance(rows_BD: Tensor, others_BD: Tensor) -> float:

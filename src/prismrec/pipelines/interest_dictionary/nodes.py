@@ -50,8 +50,9 @@ def fit_dictionary(
     made = refresh_dictionary(parent.dictionary, parent.rows, rows, parameters.dictionary, parameters.seed)
     if made.kind == "new_major":
         log.warning(
-            "The item vectors are too far from the previous ones (mean 1 - cosine %.3f, at best aligned): the "
-            "dictionary starts anew, its interests are not those of %s.",
+            "The item vectors are too far from the previous ones, or there are none of the same items (mean 1 - cosine "
+            "%.3f as they come, %.3f at best aligned): the dictionary starts anew, its interests are not those of %s.",
+            made.distance,
             made.distance_aligned,
             parent.dictionary.version,
         )
@@ -83,6 +84,15 @@ def _previous(folder: Path | None) -> Any | None:
     from prismrec.training.dictionary_refresh import VECTORS_NAME, KeptDictionary
 
     return None if folder is None or not (folder / VECTORS_NAME).is_file() else KeptDictionary.load(folder)
+
+
+def _beside(folder: Path | None, version: str) -> Any | None:
+    """The dictionary of that version among all that are stored where one of them is; None if it is not there."""
+    if folder is None:
+        return None
+    stored = sorted(folder.parent.parent.glob(f"*/{folder.name}"), reverse=True)
+    found = (kept for kept in map(_previous, stored) if kept is not None and kept.dictionary.version == version)
+    return next(found, None)
 
 
 def assign_cells(dictionary: Any, item_vectors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -135,6 +145,9 @@ def report_dictionary(
     from prismrec.training.dictionary_refresh import DictionaryVectors
 
     kept = _previous(previous_dictionary)
+    if kept is not None and dictionary_losses["kind"] == "refreshed" and kept.dictionary.version == dictionary.version:
+        # Gone on with where a run was cut off: the newest on disk is this very dictionary.
+        kept = _beside(previous_dictionary, dictionary.config.parent)
     previous = None if kept is None else (kept.dictionary, kept.rows)
     origin = {key: value for key, value in dictionary_losses.items() if key not in ("kind", "figures")}
     rows = DictionaryVectors.of(item_vectors)
@@ -169,7 +182,9 @@ def gemirec_ranker(context: Any, dictionary: Any, posterior: Any, retrieval: Any
     return gemirec.gemirec_ranker(context, posterior, retrieval, table, dictionary.label)
 
 
-def _new_head(context: Any, dictionary: Any, parameters: InterestDictionaryParameters) -> Any:
+def _new_head(
+    context: Any, dictionary: Any, parameters: InterestDictionaryParameters, choices: dict[str, Any] | None
+) -> Any:
     import torch
 
     from prismrec.models.retrieval_head import RetrievalHead, RetrievalHeadConfig
@@ -184,6 +199,7 @@ def _new_head(context: Any, dictionary: Any, parameters: InterestDictionaryParam
             parameters.num_interests,
             dictionary.version,
             settings.variant,
+            final=choices is not None,
         )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
@@ -197,6 +213,7 @@ def _new_posterior(
     item_cells: dict[str, np.ndarray],
     item_vectors: dict[str, np.ndarray],
     parameters: InterestDictionaryParameters,
+    choices: dict[str, Any] | None,
 ) -> Any:
     import torch
 
@@ -215,6 +232,7 @@ def _new_posterior(
         parameters.max_cells,
         parameters.beam,
         settings.prior,
+        final=choices is not None,
     )
     occupied = np.bincount(item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes))
     return Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
@@ -233,11 +251,13 @@ def _before(
     dictionary: Any,
     dictionary_origins: dict[str, np.ndarray] | None,
     parameters: InterestDictionaryParameters,
+    choices: dict[str, Any] | None,
 ) -> _Before | None:
     """The model of the run before that a training goes on with; None, and a line that says why, if it is to be full.
 
     Raises:
-        UserError: there is a model to go on with, but it rests on another dictionary than the parent.
+        UserError: there is a model to go on with, but it rests on another dictionary than the parent, or has been
+            trained on the validation events that this run chooses by.
     """
     if not parameters.refresh or parameters.refresh_share == 1 or dictionary_origins is None:
         return None
@@ -249,6 +269,14 @@ def _before(
         log.info("The %s is trained in full: there is no previous one.", name)
         return None
     model, parent = load_model(previous), dictionary.config.parent
+    if model.config.final and choices is None:
+        raise UserError(
+            f"The previous {name} is that of a final fit, which trains on the validation events too: what goes on with "
+            "it cannot be chosen, nor its temperature fitted, on these.",
+            "interest_dictionary.refresh",
+            "Refresh in a final fit (kedro run --pipelines final_fit --params interest_dictionary.refresh=true), or "
+            "train posterior and retrieval head anew on the refreshed dictionary: interest_dictionary.refresh_share=1",
+        )
     found = model.config.dictionary
     if found == dictionary.version:  # the dictionary is unchanged
         return _Before(model, Origins.itself(dictionary))
@@ -346,13 +374,13 @@ def train_posterior(
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     settings, posterior = (
         parameters.posterior,
-        _new_posterior(context, dictionary, item_cells, item_vectors, parameters),
+        _new_posterior(context, dictionary, item_cells, item_vectors, parameters, choices),
     )
-    before = _before("posterior", previous_posterior, dictionary, dictionary_origins, parameters)
+    before = _before("posterior", previous_posterior, dictionary, dictionary_origins, parameters, choices)
     if before is not None:
         carry_posterior(before.model, posterior, before.origins)
     plan = _plan("posterior", settings.training, before, len(histories.items), choices, parameters)
-    head = _new_head(context, dictionary, parameters).eval()
+    head = _new_head(context, dictionary, parameters, choices).eval()
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
     task = PosteriorTask(ranker, data, plan.training, plan.seed, settings.horizon, plan.part)
@@ -401,8 +429,8 @@ def train_retrieval(
     torch.manual_seed(parameters.seed)
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     settings = parameters.retrieval
-    head = _new_head(context, dictionary, parameters)
-    before = _before("retrieval", previous_retrieval, dictionary, dictionary_origins, parameters)
+    head = _new_head(context, dictionary, parameters, choices)
+    before = _before("retrieval", previous_retrieval, dictionary, dictionary_origins, parameters, choices)
     if before is not None:
         carry_head(before.model, head, before.origins)
     plan = _plan("retrieval", settings.training, before, len(histories.items), choices, parameters)
