@@ -30,7 +30,7 @@ def save_checkpoint(architecture: str, folder: Path, **options: Any) -> Path:
         model = transformers.GPT2LMHeadModel(config)
     else:
         assert architecture == "bert"
-        model = transformers.BertModel(transformers.BertConfig(**SIZES, **options))
+        model = transformers.BertModel(transformers.BertConfig(**{**SIZES, **options}))
     with torch.no_grad():  # wide enough weights that every input matters
         for parameter in model.parameters():
             parameter.add_(0.15 * torch.randn(parameter.shape))

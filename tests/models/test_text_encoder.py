@@ -1,10 +1,12 @@
 """Text encoder: the packaged model, folders of encoders and decoders, errors."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.checkpoints import save_checkpoint
 from prismrec.errors import UserError
@@ -164,3 +166,52 @@ def test_a_saved_encoder_is_loaded_as_it_was(architecture: str, tmp_path: Path) 
     encoder.save(tmp_path / "third")
     for file in sorted((tmp_path / "second").iterdir()):
         assert file.read_bytes() == (tmp_path / "third" / file.name).read_bytes(), file.name
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    """A tokenizer is made up then, to which all words are unknown, and all texts of one length alike."""
+    for architecture in ("bert", "qwen3"):
+        folder = save_checkpoint(architecture, tmp_path / architecture)
+        with pytest.raises(UserError) as refused:
+            TextEncoder(str(folder))
+        assert "tokenizer" in str(refused.value).lower()
+
+
+def test_a_folder_without_some_weights_is_refused(tmp_path: Path) -> None:
+    """They would be drawn at random, anew at every start."""
+    folder = with_tokenizer(save_checkpoint("bert", tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if ".layer.1." not in k}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match=r"lacks weights: encoder\.layer\.1"):
+        TextEncoder(str(folder))
+    unpooled = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
+    save_file(unpooled, folder / "model.safetensors", {"format": "pt"})
+    TextEncoder(str(folder))  # what pools is not read
+
+
+def test_weights_of_another_size_are_a_user_error(tmp_path: Path) -> None:
+    folder = with_tokenizer(save_checkpoint("bert", tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 24}))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        TextEncoder(str(folder))
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformers.T5Model(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="an encoder with a decoder"):
+        TextEncoder(str(with_tokenizer(tmp_path)))
+
+
+def test_texts_are_cut_where_positions_end(tmp_path: Path) -> None:
+    """Batches are padded to whole buckets, which may be longer than what a small model knows."""
+    encoder = TextEncoder(str(with_tokenizer(save_checkpoint("bert", tmp_path, max_position_embeddings=20))), 64)
+    assert encoder.max_tokens == 20
+    long = " ".join(WORDS * 4)
+    assert_unit_rows(encoder.encode([long, "a film", " ".join(WORDS * 2)]), 3, 16)
+    np.testing.assert_array_equal(encoder.encode([long]), encoder.encode([" ".join((WORDS * 4)[:20])]))

@@ -12,7 +12,7 @@ import torch
 
 from prismrec.training import held
 from prismrec.training.loop import fit
-from training.small import Walks, random_lengths, training
+from training.small import Walks, encoder_parameters, random_lengths, training
 from training.test_loop import Regression
 from training.test_recommender import task
 
@@ -139,6 +139,15 @@ def test_the_identity_tells_what_a_task_holds(change: str) -> None:
         else:
             torch.rand(1, generator=other.generator)
     assert held.digest(other) != held.digest(made())
+
+
+def test_what_a_task_keeps_of_its_parameters_tells_as_much_as_the_schedule_does() -> None:
+    """Its device, and how often states are kept, at whatever depth, are no part of it; how long it trains is."""
+    parameters = encoder_parameters(training=training(epochs=2, checkpoint_seconds=1.0, device="auto"))
+    others = encoder_parameters(training=training(epochs=2, checkpoint_seconds=2.0, device="cpu"))
+    longer = encoder_parameters(training=training(epochs=3, checkpoint_seconds=1.0, device="auto"))
+    assert held.digest(parameters) == held.digest(others)
+    assert held.digest(parameters) != held.digest(longer)
 
 
 def test_a_task_is_placed_with_all_it_holds() -> None:

@@ -1,5 +1,7 @@
 """Linear transitions: the fit is the ridge regression it says it is, and finds planted transitions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_events_after_the_ends_do_not_count() -> None:
 def test_only_the_largest_weights_are_kept() -> None:
     walks = Walks(random_lengths())
     full, few = (fitted(walks.items, walks.offsets, walks.train_ends, settings(kept=kept)) for kept in (NUM_ITEMS, 4))
-    assert few.values_RM.shape == (2 * NUM_ITEMS, 4)
+    assert few.values_RM.shape == (2 * (NUM_ITEMS + 1), 4)
     smallest_kept = few.values_RM.abs().min(1).values
     torch.testing.assert_close(smallest_kept, full.values_RM.abs().sort(1, descending=True).values[:, 3])
 
@@ -96,8 +98,32 @@ def test_the_rarest_items_take_no_part() -> None:
     assert counts[positions.known_M].min() >= np.delete(counts, positions.known_M).max()
     model = fit_linear_transitions(positions, settings(max_items=10))
     absent = np.setdiff1d(np.arange(NUM_ITEMS), positions.known_M)
-    assert not model.values_RM[torch.from_numpy(absent)].any()
-    assert set(model.columns_RM[torch.from_numpy(positions.known_M)].flatten().tolist()) <= set(positions.known_M)
+    assert model.values_RM.shape[0] == 2 * (10 + 1), "rows of those that take part, and one of zeros a scale"
+    everybody = torch.arange(NUM_ITEMS)[:, None]
+    scores = model(everybody, torch.ones_like(everybody, dtype=torch.bool))
+    assert not scores[absent].any()
+    assert scores[torch.from_numpy(positions.known_M)].any(1).all()
+    assert not scores[:, absent].any()
+
+
+def test_more_items_change_nothing_of_those_before() -> None:
+    """Whether items have rows by place, or one each, as an earlier release wrote them."""
+    walks = Walks(random_lengths())
+    placed = fitted(walks.items, walks.offsets, walks.train_ends, settings(max_items=10))
+    plain = LinearTransitions(replace(placed.config, num_known=None))
+    known = placed.place_N.long()
+    for name in ("columns_RM", "values_RM"):
+        tables = getattr(placed, name).view(2, 11, -1)[:, known]
+        setattr(plain, name, tables.reshape(2 * NUM_ITEMS, -1))
+    items, mask = torch.randint(NUM_ITEMS, (7, 9), generator=torch.Generator().manual_seed(0)), torch.ones(7, 9).bool()
+    expected = placed(items, mask)
+    assert torch.equal(plain(items, mask), expected)
+    newer = torch.cat([items, torch.full((7, 1), NUM_ITEMS + 2)], dim=1)
+    for model in (placed, plain):
+        wide = model.widened(NUM_ITEMS + 3)
+        assert torch.equal(wide(items, mask)[:, :NUM_ITEMS], expected)
+        assert not wide(items, mask)[:, NUM_ITEMS:].any()
+        assert not wide(newer[:, -1:], mask[:, :1]).any(), "what was added leads nowhere"
 
 
 def test_without_scales_every_item_scores_the_same() -> None:

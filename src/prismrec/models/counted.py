@@ -25,6 +25,7 @@ class CountedConfig:
     decays: tuple[float, ...]
     window: int
     pairs: int
+    num_known: int | None = None
 
 
 class Counted(SavedModule):
@@ -36,7 +37,9 @@ class Counted(SavedModule):
 
     def __init__(self, config: CountedConfig) -> None:
         super().__init__(config)
-        self.transitions = LinearTransitions(LinearTransitionsConfig(config.num_items, config.kept, config.decays))
+        self.transitions = LinearTransitions(
+            LinearTransitionsConfig(config.num_items, config.kept, config.decays, config.num_known)
+        )
         self.recency = Recency(RecencyConfig(config.num_items, config.window, config.pairs))
 
     @classmethod
@@ -44,7 +47,7 @@ class Counted(SavedModule):
         """The two as one; None: no recency."""
         window, pairs = (0, 0) if recency is None else (recency.config.window, recency.config.pairs)
         sizes = transitions.config
-        counted = cls(CountedConfig(sizes.num_items, sizes.kept, sizes.decays, window, pairs))
+        counted = cls(CountedConfig(sizes.num_items, sizes.kept, sizes.decays, window, pairs, sizes.num_known))
         counted.transitions = transitions
         counted.recency = counted.recency if recency is None else recency
         counted.eval()

@@ -82,7 +82,7 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
     source = str(packaged_folder()) if name == PACKAGED else name
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # Runtime: weights of other sizes
         raise UserError(
             f"The pretrained model {name!r} cannot be loaded: {str(error).splitlines()[0]}",
             source,
@@ -113,12 +113,24 @@ def _pool(states_BLH: Tensor, length_B: Tensor, causal: bool) -> Tensor:
     return (states_BLH * weight_BL1).sum(1) / length_B[:, None]
 
 
+def _unusable(config: Any, tokenizer: Any, missing: Iterable[str]) -> str:
+    """What keeps a loaded model from telling texts apart; empty where nothing does."""
+    if getattr(config, "is_encoder_decoder", False):
+        return f"is an encoder with a decoder ({config.model_type}), and only one of both is read here"
+    lacking = sorted(name for name in missing if not name.startswith("pooler."))  # what pools is not read
+    if lacking:
+        return f"lacks weights: {', '.join(lacking[:3])}{', …' if len(lacking) > 3 else ''}"
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up where there are no files
+        return "has no tokenizer files: every word would be unknown"
+    return ""
+
+
 class TextEncoder:
     """A pretrained text model.
 
     Args:
         name: `packaged`, a Hugging Face id, or a folder.
-        max_tokens: longer texts are cut here.
+        max_tokens: longer texts are cut here, or where the model's positions end.
         batch_size: texts a forward pass.
 
     Attributes:
@@ -127,7 +139,7 @@ class TextEncoder:
         licence: of the weights, where it is known.
 
     Raises:
-        UserError: the model cannot be loaded.
+        UserError: the model cannot be loaded, is no encoder or decoder, or lacks weights or the files of its tokenizer.
     """
 
     def __init__(self, name: str, max_tokens: int = 64, batch_size: int = 64) -> None:
@@ -135,13 +147,24 @@ class TextEncoder:
 
         self.name = name
         self.tokenizer = load_pretrained(AutoTokenizer, name)
-        self.model = load_pretrained(AutoModel, name, use_safetensors=True, dtype=torch.float32).eval()
+        model, loading = load_pretrained(
+            AutoModel, name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        self.model = model.eval()
         config = self.model.config
+        if wrong := _unusable(config, self.tokenizer, loading["missing_keys"]):
+            raise UserError(
+                f"The text encoder {name!r} {wrong}.",
+                "lightweight_encoder.text_encoder",
+                "Give a folder with config.json, model.safetensors and the tokenizer's files (tokenizer.json), as "
+                "save_pretrained of model and tokenizer writes them, or a Hugging Face id that this machine reaches.",
+            )
         self.causal = bool(getattr(config, "is_decoder", False)) or any(
             "CausalLM" in architecture for architecture in (config.architectures or [])
         )
         self.dim: int = config.hidden_size
-        self.max_tokens = max_tokens
+        positions = getattr(config, "max_position_embeddings", None) or max_tokens
+        self.max_tokens = min(max_tokens, positions, self.tokenizer.model_max_length)
         self.batch_size = batch_size
         self.licence = PACKAGED_LICENCE if name == PACKAGED else UNKNOWN_LICENCE
 

@@ -40,11 +40,18 @@ def training_data(
     """Events and cut points, for the training tasks.
 
     Raises:
-        UserError: there are no validation targets, and no choices that do without them.
+        UserError: nobody has two training events; or there are no validation targets, and no choices that do without.
     """
     from prismrec.training.sequences import TrainingData
 
     points = SplitPoints.from_frame(splits)
+    if not (points.train_end_U >= 2).any():
+        raise UserError(
+            f"None of the {len(points.train_end_U):,} users has two training events, so nothing follows anything.",
+            "sequence_building.min_user_events, sequence_building.max_user_events",
+            "Raise max_user_events, lower min_item_events, or give more events: leave_one_out takes each user's last "
+            "two for validation and test.",
+        )
     if choices is None and not (points.validation_end_U > points.validation_start_U).any():
         raise UserError(
             "The split is a final fit's: its validation events train, so there is nothing to validate on.",

@@ -8,6 +8,7 @@ dictionaries; what it does not know it refuses to hash.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 PACKAGE = __name__.partition(".")[0]
 PLAIN = (str, bytes, bool, int, float, type(None))
+ASIDE = frozenset({"checkpoint_seconds", "device"})  # parameters of a training that change nothing of what it learns
 
 
 def place(task: Any, device: torch.device | str) -> None:
@@ -80,7 +82,7 @@ def _update(found: Any, thing: Any, seen: dict[int, Any], top: bool = False) -> 
     elif isinstance(thing, torch.Generator):
         _update_array(found, thing.get_state())
     elif isinstance(thing, BaseModel):
-        found.update(thing.model_dump_json().encode())
+        found.update(json.dumps(without_aside(thing.model_dump(mode="json"))).encode())
     elif isinstance(thing, tuple | list):
         found.update(f"{len(thing)} of {type(thing).__name__};".encode())
         for part in thing:
@@ -92,6 +94,13 @@ def _update(found: Any, thing: Any, seen: dict[int, Any], top: bool = False) -> 
             found.update(f"{name}=".encode())
             _update(found, value, seen)
     seen[id(thing)] = thing  # kept alive: an identity is not given twice
+
+
+def without_aside(values: Any) -> Any:
+    """Plain parameters, at any depth, but for those that change nothing of what is learnt."""
+    if isinstance(values, dict):
+        return {key: without_aside(value) for key, value in values.items() if key not in ASIDE}
+    return [without_aside(value) for value in values] if isinstance(values, list) else values
 
 
 def _members(thing: Any, top: bool) -> dict[str, Any]:

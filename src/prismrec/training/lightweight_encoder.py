@@ -67,7 +67,7 @@ class LightweightEncoderTask:
         """Text embeddings of all items as of the last refresh: [N, E]."""
         return self.text.table_NE if isinstance(self.text, ItemTexts) else self.text
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Bring text embeddings and neighbours up to date with the text encoder."""
         if isinstance(self.text, ItemTexts) and self.text.stale:
             self.text.refresh()
@@ -78,7 +78,7 @@ class LightweightEncoderTask:
         if not isinstance(self.text, ItemTexts):
             return self.text
         if isinstance(batch, EpochStart):
-            self._refresh()
+            self.refresh()
         text_NE: Tensor = self.text(self.text.sample(crop.items_BL, self.generator))
         return text_NE
 
@@ -161,6 +161,6 @@ class LightweightEncoderTask:
 
     def validate(self) -> dict[str, float]:
         """Full ranking of the validation events by the merge of the coarse interests."""
-        self._refresh()
+        self.refresh()
         ranker = LightweightEncoderRanker(self.encoder, self.item_vectors(), self.data.recommendable_N)
         return self.data.validate(ranker)

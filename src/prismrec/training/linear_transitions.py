@@ -83,7 +83,8 @@ def fit_linear_transitions(positions: Positions, parameters: TransitionParameter
     """Solve the ridge regression and keep the largest weights of each row."""
     decays, known_M = tuple(parameters.decays), positions.known_M
     kept = min(parameters.kept, len(known_M))
-    model = LinearTransitions(LinearTransitionsConfig(positions.num_items, kept, decays))
+    model = LinearTransitions(LinearTransitionsConfig(positions.num_items, kept, decays, len(known_M)))
+    model.place_N.copy_(torch.from_numpy(np.where(positions.place_N == ABSENT, len(known_M), positions.place_N)))
     if not decays:
         return model.eval()
     gram_RR, cross_RM = _sums(positions, decays)
@@ -94,7 +95,7 @@ def fit_linear_transitions(positions: Positions, parameters: TransitionParameter
     del factor_RR, cross_RM
     largest = weights_RM.abs().topk(kept, dim=1).indices.sort(dim=1).values
     known = torch.from_numpy(known_M)
-    row_R = (torch.arange(len(decays))[:, None] * positions.num_items + known).flatten()
+    row_R = (torch.arange(len(decays))[:, None] * model.rows_a_scale + torch.arange(len(known))).flatten()
     model.columns_RM[row_R] = known[largest].int()
     model.values_RM[row_R] = weights_RM.gather(1, largest).half()
     return model.eval()

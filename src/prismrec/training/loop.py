@@ -233,10 +233,9 @@ def _checkpoint(
     folder: Path, task: Task, schedule: TrainingParameters, seed: int, accelerator: Any, epochs: int | None
 ) -> Checkpoint:
     """The checkpoint of this very training; how often it saves, and what the machine is called, do not matter."""
-    settings = {**schedule.model_dump(exclude={"checkpoint_seconds", "device"}), "settled_epochs": epochs}
     machine = [accelerator.device.type, accelerator.num_processes]
     versions = [torch.__version__, prismrec.__version__]
-    identity = held.digest(task.name, [*settings.items()], seed, machine, versions, task)
+    identity = held.digest(task.name, schedule, epochs, seed, machine, versions, task)
     return Checkpoint(folder / re.sub(r"\W+", "_", task.name.lower()), task.name, identity)
 
 

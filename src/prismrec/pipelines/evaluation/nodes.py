@@ -97,12 +97,12 @@ def _train_baseline(
     from prismrec.training.loop import fit
 
     settings, num_items = parameters.baselines, len(item_map)
+    data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed, choices)
     torch.manual_seed(parameters.seed)
     model = model_class(sizes)
     ends_U = SplitPoints.from_frame(splits).train_end_U
     counts = transition_counts(histories.items, histories.offsets, ends_U, num_items)
     model.start_from(spectral_vectors(counts, settings.dim, parameters.seed))
-    data = training_data(histories, splits, active_items(item_map), settings.training, parameters.seed, choices)
     counts_N = _counted(histories, ends_U, num_items).popularity()
     task = task_class(model, data, counts_N, settings, parameters.seed)
     curve = fit(task, settings.training, parameters.seed, checkpoints, settled_epochs(choices, model_class.kind))

@@ -15,9 +15,10 @@ from prismrec.pipelines.inputs import active_items, bar, training_data, training
 
 
 def item_texts(item_map: pl.DataFrame) -> list[str]:
-    """Title, categories and text of every known item."""
+    """Title, categories and text of every known item, those that say something: as `NewItem.text` joins them."""
     parts = [pl.col(TITLE), pl.col(CATEGORIES).list.join(", "), pl.col(TEXT)]
-    return item_map.select(pl.concat_str(parts, separator=". ", ignore_nulls=True)).to_series().to_list()
+    said = [pl.when(part != "").then(part) for part in parts]
+    return item_map.select(pl.concat_str(said, separator=". ", ignore_nulls=True)).to_series().to_list()
 
 
 def embed_texts(
@@ -78,6 +79,7 @@ def train_encoder(
     torch.manual_seed(parameters.seed)
     text_NE = torch.from_numpy(text_embeddings["embeddings"])
     recommendable_N = active_items(item_map)
+    data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed, choices)
     ends_U = SplitPoints.from_frame(splits).train_end_U
     trained_N = trained_items(histories, ends_U, len(item_map))
     tower = ItemTower(ItemTowerConfig(len(item_map), text_NE.shape[1], parameters.dim))
@@ -88,10 +90,10 @@ def train_encoder(
         tower.start_from_noise(text_NE, trained_N)
     encoder = _new_encoder(parameters)
     texts = _texts_in_training(item_map, text_NE, parameters)
-    data = training_data(histories, splits, recommendable_N, parameters.training, parameters.seed, choices)
     task = LightweightEncoderTask(tower, encoder, text_NE if texts is None else texts, trained_N, data, parameters)
     epochs = settled_epochs(choices, "lightweight_encoder")
     curve = fit(task, parameters.training, parameters.seed, checkpoints, epochs)
+    task.refresh()  # a training of settled epochs ranks nobody, and leaves the texts as the last epoch found them
     task.lift_untrained(parameters.untrained_lift)
     with torch.inference_mode():
         vectors = {
