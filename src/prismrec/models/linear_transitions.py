@@ -54,7 +54,7 @@ def age_weights(decay: float) -> Tensor:
 
 
 class LinearTransitions(SavedModule):
-    """Sparse regression weights, `columns_RM` and `values_RM`: scale after scale, an item's row where `place_N` says."""
+    """Sparse regression weights, `columns_RM` and `values_RM`, scale after scale; `place_N` holds each item's row."""
 
     kind: ClassVar[str] = LINEAR_TRANSITIONS
     config_class: ClassVar[type] = LinearTransitionsConfig

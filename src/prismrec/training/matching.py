@@ -5,17 +5,19 @@
 3. Each target pulls the interest of its group, by a softmax over the catalogue (or over a sample) in which
    near-duplicates of the target do not count as negatives.
 
-Notable: everything is batched on the device. K is small, so the best matching is found among all K! permutations
-at once. An empty group takes no part; an interest without a group gets no gradient from that user. The k-means
-starts from K distinct targets, drawn for each user by itself.
+Notable: everything is batched on the device. K is small, so the best matching is found over all sets of interests (a
+dynamic programme: K · 2^(K - 1) sums a user, where trying all permutations takes K · K!). An empty group takes no part;
+an interest without a group gets no gradient from that user. The k-means starts from K distinct targets, drawn for each
+user by itself.
 
-Shapes: B users, W targets, K interests and groups, D item dimension, N items, P targets of all users.
+Shapes: B users, W targets, K interests and groups, D item dimension, N items, P targets of all users, S sets of one
+size, L members of a set.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import permutations
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -26,7 +28,7 @@ from prismrec.training.losses import catalogue_cross_entropy
 from prismrec.training.negatives import Negatives
 
 ITERATIONS = 5
-MAX_INTERESTS = 8  # 8! permutations still fit; more would need an auction
+MAX_INTERESTS = 8  # the sets of more would need an auction instead
 
 
 class Groups(NamedTuple):
@@ -60,19 +62,45 @@ def cosine_groups(targets_BWD: Tensor, mask_BW: Tensor, num_groups: int, lottery
     return Groups(centres_BKD, used_BK, group_BW)
 
 
+class _Sets(NamedTuple):
+    """All sets of so many interests."""
+
+    members_SL: Tensor  # the interests of each
+    without_SL: Tensor  # the place, among the sets of one fewer, of the set without that member
+
+
 @lru_cache(maxsize=8)
-def _permutations(size: int) -> Tensor:
-    return torch.tensor(list(permutations(range(size))))
+def _sets(size: int) -> tuple[_Sets, ...]:
+    """Those of 1, 2, … and of all interests."""
+    found: list[_Sets] = []
+    places: dict[tuple[int, ...], int] = {(): 0}
+    for number in range(1, size + 1):
+        sets = list(combinations(range(size), number))
+        without = [[places[one[:k] + one[k + 1 :]] for k in range(number)] for one in sets]
+        found.append(_Sets(torch.tensor(sets), torch.tensor(without)))
+        places = {one: place for place, one in enumerate(sets)}
+    return tuple(found)
 
 
 def best_matching(similarity_BKK: Tensor) -> Tensor:
-    """One-to-one matching of groups to interests with the largest sum: [B, K], the interest of each group."""
-    size = similarity_BKK.shape[-1]
+    """One-to-one matching of groups to interests with the largest sum: [B, K], the interest of each group.
+
+    The first g groups share a set of g interests; of each set only the best sum is kept, with the interest that the
+    last group gets in it.
+    """
+    (batch, size, _), device = similarity_BKK.shape, similarity_BKK.device
     assert size <= MAX_INTERESTS
-    choices_PK = _permutations(size).to(similarity_BKK.device)
-    group_K = torch.arange(size, device=similarity_BKK.device)
-    total_BP = similarity_BKK[:, group_K, choices_PK].sum(-1)
-    return choices_PK[total_BP.argmax(1)]
+    sets = [_Sets(*(part.to(device) for part in each)) for each in _sets(size)]
+    total_BS, last_gBS = similarity_BKK.new_zeros(batch, 1), []
+    for group, (members_SL, without_SL) in enumerate(sets):
+        total_BS, last_BS = (total_BS[:, without_SL] + similarity_BKK[:, group, members_SL]).max(-1)
+        last_gBS.append(last_BS)
+    interests, place_B = [], torch.zeros(batch, dtype=torch.int64, device=device)
+    for (members_SL, without_SL), last_BS in zip(reversed(sets), reversed(last_gBS), strict=True):
+        member_B = last_BS.gather(1, place_B[:, None])[:, 0]
+        interests.append(members_SL[place_B, member_B])
+        place_B = without_SL[place_B, member_B]
+    return torch.stack(interests[::-1], dim=1)
 
 
 @torch.no_grad()
