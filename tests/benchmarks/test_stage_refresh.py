@@ -51,6 +51,7 @@ def test_figures_are_compared_with_the_full_training() -> None:
 
 def day(number: int, refreshed: float = 0.5, **changes: Any) -> dict[str, Any]:
     row = {"day": number, "refreshed": True, "cpu_seconds": 1.0, "barely_moved_changed": 0.01, **changes}
+    row["chains"] = [{"items_barely_moved_share": 0.1, "barely_moved_changed": row["barely_moved_changed"]}]
     cases = {name: {m: pack(found[m]) for m in METRICS} for name, found in rows(refreshed, 0.5).items()}
     return {**row, "full": {"cpu_seconds": 20.0}, "of_cases": cases}
 
@@ -60,7 +61,8 @@ def day(number: int, refreshed: float = 0.5, **changes: Any) -> dict[str, Any]:
     [
         ({}, True),
         ({"cpu_seconds": 3.1}, False),
-        ({"barely_moved_changed": 0.06}, False),
+        ({"barely_moved_changed": 0.06}, True),
+        ({"barely_moved_changed": 0.1}, False),
         ({"refreshed": False}, False),
     ],
 )
@@ -155,3 +157,15 @@ def test_a_day_is_the_mean_of_its_chains(tmp_path: Path, monkeypatch: pytest.Mon
     assert [found["ndcg@10"] for found in row["seeds"]["refreshed"]] == pytest.approx([0.4, 0.5, 0.6])
     assert all(folders.made(number, 7).is_dir() for number in range(3))
     assert "refreshed" in stage_refresh.as_table({"days": [row], "summary": {}})
+
+
+def test_items_that_barely_moved_count_over_all_refreshes() -> None:
+    """One of two on a day when there were two, none of ninety-eight on another."""
+    few, many = day(1), day(2)
+    few["chains"] = [{"items_barely_moved_share": 0.002, "barely_moved_changed": 0.5}]
+    many["chains"] = [{"items_barely_moved_share": 0.098, "barely_moved_changed": 0.0}]
+    few["barely_moved_changed"] = 0.5
+    found = summary([few, many], {"cpu_seconds": 20.0})
+    assert found["barely_moved_changed"] == pytest.approx(0.01)
+    assert found["barely_moved_changed_worst"] == 0.5
+    assert found["passes"]
