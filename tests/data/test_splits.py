@@ -230,3 +230,10 @@ def test_targets_are_those_of_a_plain_loop(seed: int, keep_seen: bool, block: in
     assert [row[mask].tolist() for row, mask in zip(found.items_CT, found.mask_CT, strict=True)] == expected
     assert found.items_CT.shape == (len(users), max((len(row) for row in expected), default=0))
     assert found.seen == seen
+
+
+def test_global_time_is_refused_where_there_are_no_times() -> None:
+    parameters = sequence_parameters(protocol="global_time")
+    with pytest.raises(DataRejected, match="no times, so there is no time to cut them at") as refused:
+        build_sequences(events(*world(9)), items(*"abcdefgh"), None, None, parameters, times_known=False)
+    assert "multi_target_users" in str(refused.value)

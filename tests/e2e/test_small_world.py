@@ -1,6 +1,7 @@
 """A small world through all stages: byte-identical twice, stage by stage, and what goes wrong in words."""
 
 import json
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -197,3 +198,36 @@ def test_other_protocols_run_to_the_end(tmp_path: Path, protocol: str) -> None:
         assert {"sasrec", "comirec", "hymirec", "gemirec", "decayed_markov"} <= rows.keys()
         assert all(0 <= row["recall@50"] <= 1 for row in rows.values())
     assert protocol.replace("_", " ") in prismrec(tmp_path, "report").stdout.lower().replace("-", " ")
+
+
+def test_logs_without_times_run_to_the_end(tmp_path: Path) -> None:
+    """Two columns and no items: every model is told the order alone, and the tables are time-free."""
+    rng = random.Random(0)
+    rows = ["u,i"]
+    for user in range(150):
+        liked = rng.sample(range(6), 2)
+        rows += [f"u{user},i{12 * rng.choice(liked) + rng.randrange(12)}" for _ in range(rng.randrange(8, 30))]
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "logs.csv").write_text("\n".join(rows))
+    files = "data_validation.files"
+    source = {
+        "data_validation.source": "files", "data_validation.data_root": tmp_path, "data_validation.folder": "shop",
+        f"{files}.interactions.path": "logs.csv", f"{files}.interactions.columns.user_id": "u",
+        f"{files}.interactions.columns.item_id": "i", f"{files}.interactions.columns.timestamp": "null",
+        f"{files}.items.path": "null",
+    }  # fmt: skip
+    parameters = ",".join([SMALL, *(f"{key}={value}" for key, value in source.items())])
+    stages = "data_validation,sequence_building,lightweight_encoder,codebook,llm_recommender,interest_dictionary"
+    done = prismrec(tmp_path, "run", "--params", parameters, "--pipelines", f"{stages},evaluation")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(prismrec(tmp_path, "report", "--json").stdout)
+    assert {row["time"] for row in figures["models"].values()} == {"free"}
+    assert {"hymirec", "gemirec", "sasrec_transitions"} <= figures["models"].keys()
+    assert not [name for name in figures["models"] if name.endswith("_time_free")]
+    assert "there are none" in figures["left_out"]["recent_popularity"]
+    assert {point["model"] for point in figures["interest_curve"]} >= {"hymirec", "gemirec"}
+    refused = prismrec(
+        tmp_path, "run", "--pipelines", "sequence_building", "--params", "sequence_building.protocol=global_time"
+    )
+    assert refused.returncode == 1
+    assert "no times" in refused.stderr

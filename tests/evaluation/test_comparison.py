@@ -242,7 +242,7 @@ def test_the_curve_follows_the_number_of_interests(parts: tuple[Part, Facts]) ->
 
 def test_time_free_rows_have_no_curve_of_their_own() -> None:
     events, starts, ends, facts = world()
-    rows = {"free": row(scripted("free", 1.0, events, 3), events, "free")}
+    rows = {"hymirec_time_free": row(scripted("hymirec", 1.0, events, 3), events, "free")}
     cases = make_cases(events, starts, ends, "filtered")
     assert comparison.interest_curve(rows, cases, facts, SETTINGS) == []
 

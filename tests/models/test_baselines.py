@@ -296,3 +296,9 @@ def test_time_free_means_that_times_change_nothing() -> None:
     for before, after in rankers:
         same = torch.equal(before.scores(world.table(), USERS, CUT), after.scores(moved.table(), USERS, CUT))
         assert same is not before.reads_time, before.name
+
+
+def test_recent_popularity_asks_for_times() -> None:
+    counted = CountedEvents(np.array([0, 1, 1]), np.zeros(3, np.int64), np.array([0, 3]), np.array([3]), 2)
+    with pytest.raises(UserError, match="needs times, and there are none"):
+        RecentPopularityRanker(counted, days=7)

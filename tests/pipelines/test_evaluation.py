@@ -139,3 +139,15 @@ def test_comirec_may_have_a_weight_decay_of_its_own(
     assert [given.baselines.training.weight_decay for given in seen] == [2.0, expected]
     for given in seen:
         assert given.baselines.training.model_copy(update={"weight_decay": 2.0}) == parameters.baselines.training
+
+
+def test_without_times_a_model_that_reads_them_has_one_row() -> None:
+    class Timely(Flat):
+        name = "hymirec"
+        reads_time = True
+
+    timed = EventTable(np.array([0, 3, 6]), np.array([0, 1, 2, 2, 3, 4]), np.arange(6) * 100)
+    rows = nodes.trained_rows([Timely()], [], timed)
+    assert {name: row.time for name, row in rows.items()} == {"hymirec": "aware", "hymirec_time_free": "free"}
+    rows = nodes.trained_rows([Timely()], [], NEW)
+    assert {name: row.time for name, row in rows.items()} == {"hymirec": "free"}

@@ -54,6 +54,12 @@ class Histories:
         return len(self.user_index_U)
 
     @property
+    def timed(self) -> bool:
+        """Whether times are known: where a source has none, all events stand at one."""
+        times_E = self.timestamps
+        return len(times_E) > 0 and bool(times_E.min() != times_E.max())
+
+    @property
     def lengths(self) -> Int64Array:
         """Events of each user, int64 [U]."""
         return np.diff(self.offsets)

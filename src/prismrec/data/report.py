@@ -91,6 +91,11 @@ def doubted_unit(facts: Mapping[str, Any]) -> str:
     return f"{time['unit']} is declared, the first rows look like {time['looks_like']}" if doubt else ""
 
 
+def times_known(facts: Mapping[str, Any]) -> bool:
+    """Whether a source has times, and not the places of rows in their stead."""
+    return bool(facts.get("interactions", {}).get("time", {}).get("known", True))
+
+
 def _account(rows_in: int, validated: pl.LazyFrame, quarantine: pl.LazyFrame, table: str) -> dict[str, Any]:
     """Count the written rows; one that is nowhere, or in two places, is a bug."""
     rows_out, quarantined = _rows(validated), _rows(quarantine.filter(pl.col("table") == table))
@@ -192,6 +197,7 @@ def _metrics(report: dict[str, Any]) -> dict[str, Any]:
         metrics |= {f"{name}_{watch['name']}": watch["count"] for watch in table["watches"]}
         metrics[f"{name}_expectations_computed"] = table["expectations"]["computed"]
         metrics[f"{name}_expectations"] = len(table["expectations"]["results"])
+    metrics["times_known"] = times_known(report["facts"])
     metrics["warnings"] = len(report["warnings"])
     metrics["figures_that_moved"] = sum(measure["moved"] for measure in report["drift"] or [])
     return metrics | {key: report["profile"][key] for key in ("events", "users", "items_with_events")}

@@ -15,6 +15,7 @@ Protocol A (`min_item_events` 5, `min_user_events` 5, `one_pass`, `first`): item
 Shapes: E events, U users, N items.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,7 @@ def build_sequences(
     previous_user_map: pl.DataFrame | None,
     parameters: SequenceBuildingParameters,
     final: bool = False,
+    times_known: bool = True,
 ) -> Sequences:
     """Build maps, histories and splits.
 
@@ -74,10 +76,17 @@ def build_sequences(
         previous_user_map: its user map, if any.
         parameters: which events count, k-core, repeats and protocol.
         final: train on the validation events too; nothing validates.
+        times_known: False where the source has no times: events keep its order, and no model is told of any.
 
     Raises:
-        DataRejected: no user is left, at all or to validate or test with.
+        DataRejected: no user is left, at all or to validate or test with; or times are asked for, and there are none.
     """
+    if parameters.protocol == "global_time" and not times_known:
+        raise DataRejected(
+            "The interactions have no times, so there is no time to cut them at.",
+            "sequence_building.protocol: global_time",
+            "take leave_one_out or multi_target_users, or name the column that holds times",
+        )
     item_ids = extend_ids(previous_item_map, _described_first(items, interactions), schema.ITEM_ID)
     user_ids = extend_ids(previous_user_map, _distinct(interactions, schema.USER_ID), schema.USER_ID)
     chosen = read_events(interactions, item_ids, user_ids, parameters)
@@ -100,11 +109,14 @@ def build_sequences(
         "core": parameters.core,
         "repeats": parameters.repeats,
         "tie_rule": EVENT_ORDER,
+        "times_known": times_known,
         "protocol": describe(histories, parameters, final),
         "final_fit": final,
         "cases": count_cases(histories, splits),
         "split_hash": split_hash(histories, splits, item_map, user_map),
     }
+    if not times_known:  # all at one time: see `Histories.timed`
+        histories = replace(histories, timestamps=np.zeros_like(histories.timestamps))
     return Sequences(item_map, user_map, histories, splits, metrics)
 
 

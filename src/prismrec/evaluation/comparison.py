@@ -25,6 +25,7 @@ from torch import Tensor
 from prismrec.evaluation.evaluate import Ranked, evaluate
 from prismrec.evaluation.intervals import bootstrap_means, paired_intervals
 from prismrec.evaluation.protocols import Cases, History
+from prismrec.evaluation.rows import TIME_FREE_SUFFIX
 from prismrec.metrics.calibration import category_calibration
 from prismrec.metrics.diversity import category_diversity, text_diversity
 from prismrec.metrics.exposure import exposure_metrics, history_popularity, novelty, popularity_lift
@@ -231,7 +232,7 @@ def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, settings
     figures = ("hr@10", "ndcg@10", "diversity_text@10", "diversity_category@10", "coverage@10")
     curve: list[dict[str, Any]] = []
     for name, row in rows.items():
-        if not isinstance(row.ranker, ServedRanker) or row.ranker.num_interests < 2 or row.time != "aware":
+        if not isinstance(row.ranker, ServedRanker) or row.ranker.num_interests < 2 or name.endswith(TIME_FREE_SUFFIX):
             continue
         most = row.ranker.num_interests
         for number in sorted({n for n in CURVE if n < most} | {most}):

@@ -159,12 +159,21 @@ class RecentPopularityRanker(Ranker):
 
     Args:
         days: length of the window.
+
+    Raises:
+        UserError: all events are of one time, which says nothing of what is recent.
     """
 
     name = "recent_popularity"
     reads_time = True
 
     def __init__(self, counted: CountedEvents, days: float) -> None:
+        if (counted.timestamps == counted.timestamps[:1]).all():
+            raise UserError(
+                "Recent popularity needs times, and there are none.",
+                "timestamp",
+                "Name the column of the logs that holds times, if there is one.",
+            )
         order = np.argsort(counted.timestamps[counted.counted_E], kind="stable")
         self.times = counted.timestamps[counted.counted_E][order]
         self.items = counted.items[counted.counted_E][order]

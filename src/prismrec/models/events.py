@@ -124,6 +124,11 @@ class EventTable:
             setattr(table, name, getattr(self, name)[first : first + end])
         return table
 
+    @property
+    def timed(self) -> bool:
+        """Whether the time of any event is known."""
+        return bool((self.gaps_E != UNKNOWN_GAP).any())
+
     def __len__(self) -> int:
         return len(self.offsets_U1) - 1
 

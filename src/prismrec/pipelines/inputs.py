@@ -21,7 +21,7 @@ def event_table(histories: Histories) -> "EventTable":
     """All users' events."""
     from prismrec.models.events import EventTable
 
-    return EventTable(histories.offsets, histories.items, histories.timestamps)
+    return EventTable(histories.offsets, histories.items, histories.timestamps if histories.timed else None)
 
 
 def active_items(item_map: pl.DataFrame) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 
 from data.tables import real_data, validation_parameters
 from prismrec.data import schema
+from prismrec.data.report import times_known
 from prismrec.data.sources import SOURCES, RawTables, read_source
 from prismrec.errors import UserError
 from prismrec.parameters.data_validation import DataValidationParameters
@@ -102,6 +103,7 @@ def test_files_without_items_and_times(tmp_path: Path) -> None:
     assert [row[2] for row in events(tables)] == [0, 1, 2]
     assert items(tables) == [("a", "a", "", []), ("b", "b", "", [])]
     assert "no times" in tables.facts["interactions"]["time"]["told"]
+    assert not times_known(tables.facts)
     assert "ids are their titles" in tables.facts["notes"][0]
 
 
@@ -344,6 +346,7 @@ def test_microlens(tmp_path: Path) -> None:
         ("1", "30", 0, 0), ("1", "10", 1, 0), ("2", "10", 0, 1), ("3", None, 0, 2),
     ]  # fmt: skip
     assert "no times" in tables.facts["interactions"]["time"]["told"]
+    assert not times_known(tables.facts)
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))

@@ -80,7 +80,8 @@ class MicroLensSource:
         titles = DelimitedReader(_only(folder, "_titles.csv"))
         columns = InteractionColumns(user_id=USER, item_id=ITEM, timestamp=PLACE)
         interactions, facts = read_interactions([pairs], columns, "s")
-        facts["time"] = {"unit": "place", "told": "no times: an item's place in its user's line stands for them"}
+        told = "no times: an item's place in its user's line stands for them"
+        facts["time"] = {"unit": "place", "told": told, "known": False}
         needed = {schema.ITEM_ID: "item", schema.TITLE: "title"}
         items = items_table(read_cells([titles], needed))
         return SourceTables(

@@ -134,9 +134,12 @@ def read_interactions(
 
 
 def _unit(reader: CellReader, head: pl.DataFrame, column: str | None, declared: TimeUnit) -> dict[str, Any]:
-    """The times' "unit", how it is known ("told"), and which one they look like if that is another ("looks_like")."""
+    """The times' "unit", how it is known ("told"), and which one they look like if that is another ("looks_like").
+
+    `known` is False where there are no times, but places that stand for them.
+    """
     if column is None:
-        return {"unit": "s", "told": "no times: the number of the row, over all files"}
+        return {"unit": "s", "told": "no times: the number of the row, over all files", "known": False}
     if column in reader.stored_times:
         return {"unit": "s", "told": "stored in the file as times"}
     cells = head.get_column(column).drop_nulls()

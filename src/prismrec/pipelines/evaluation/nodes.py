@@ -295,7 +295,7 @@ def validation_accuracy(
 def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = False) -> Any:
     from prismrec.evaluation.comparison import Row
 
-    time = "aware" if ranker.reads_time and not time_free else "free"
+    time = "aware" if ranker.reads_time and table.timed and not time_free else "free"
     return Row(ranker, table, label, family, time)
 
 
@@ -346,14 +346,17 @@ def baseline_rankers(sasrec: Any, comirec: Any, counted: Any, sasrec_merge: Any)
 
 
 def trained_rows(ours: list[Any], baselines: list[Any], table: Any) -> dict[str, Any]:
-    """The trained baselines, and our models: as they are served, and with the times of all events withheld."""
+    """The trained baselines, and our models: as they are served, and with the times of all events withheld.
+
+    Without any times both are the same, and stand once.
+    """
     untimed = table.without_times(np.ones(len(table), dtype=bool))
     labelled = [(ranker, BASELINES[ranker.name], "baseline") for ranker in baselines]
     labelled += [(ranker, OURS[ranker.name], "prismrec") for ranker in ours]
     rows = {}
     for ranker, label, family in labelled:
         rows[ranker.name] = _row(ranker, table, label, family)
-        if ranker.reads_time:
+        if ranker.reads_time and table.timed:
             rows[f"{ranker.name}_time_free"] = _row(ranker, untimed, label, family, time_free=True)
     return rows
 

@@ -18,6 +18,7 @@ def build_sequences(
     previous_item_map: pl.DataFrame | None,
     previous_user_map: pl.DataFrame | None,
     forgotten_users: dict[str, Any] | None,
+    data_validation_metrics: dict[str, Any],
     parameters: SequenceBuildingParameters,
     choices: dict[str, Any] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, Histories, pl.DataFrame, dict[str, Any]]:
@@ -35,5 +36,6 @@ def build_sequences(
     if previous_user_map is not None:
         previous_user_map = forget_in_map(previous_user_map, requested(forgotten_users))
     return sequences.build_sequences(
-        validated_interactions, validated_items, previous_item_map, previous_user_map, parameters, choices is not None
-    )
+        validated_interactions, validated_items, previous_item_map, previous_user_map, parameters,
+        final=choices is not None, times_known=data_validation_metrics.get("times_known", True),
+    )  # fmt: skip

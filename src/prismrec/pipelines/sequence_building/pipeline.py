@@ -25,6 +25,7 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
                     "previous_item_map",
                     "previous_user_map",
                     "forgotten_users",
+                    "data_validation_metrics",
                     f"params:{STAGE}",
                     *choices,
                 ],
