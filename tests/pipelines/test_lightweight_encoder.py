@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from models.checkpoints import save_checkpoint
 from models.test_text_encoder import with_tokenizer
@@ -13,6 +14,7 @@ from prismrec.data.splits import leave_one_out
 from prismrec.errors import UserError
 from prismrec.models.item_text import NewItem
 from prismrec.models.item_tower import ItemTower
+from prismrec.pipelines.inputs import device_for
 from prismrec.pipelines.lightweight_encoder.nodes import embed_texts, item_texts, train_encoder
 from training.small import encoder_parameters, training
 
@@ -105,3 +107,16 @@ def test_item_vectors_start_where_they_are_told(spectral: bool, start: str, monk
     vectors = train_encoder(texts, {}, items, histories, leave_one_out(histories), parameters)[1]["vectors"]
     assert started == [start]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_texts_are_encoded_where_the_training_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_for("cpu").type == "cpu"
+    gpu = torch.device("meta")  # stands for a GPU
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: gpu)
+    assert device_for("auto") == gpu
+    assert device_for("cpu").type == "cpu"
+    moved: list[torch.device] = []
+    monkeypatch.setattr("transformers.BertModel.to", lambda self, device: (moved.append(device), self)[1])
+    embed_texts(ITEMS, None, encoder_parameters(max_tokens=16, training=training(device="auto")))
+    assert moved == [gpu]

@@ -12,6 +12,8 @@ from prismrec.data.schema import ACTIVE
 from prismrec.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from prismrec.models.events import EventTable
     from prismrec.parameters.training import TrainingParameters
     from prismrec.training.sequences import TrainingData
@@ -67,6 +69,14 @@ def training_data(
         training.validation_users,
         seed,
     )
+
+
+def device_for(asked: str) -> "torch.device":
+    """The device of a `training.device`: the CPU, or with `auto` a GPU where there is one."""
+    import torch
+
+    gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return gpu if asked == "auto" and gpu is not None else torch.device("cpu")
 
 
 def bar(description: str) -> Any:

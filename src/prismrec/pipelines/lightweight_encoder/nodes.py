@@ -11,7 +11,7 @@ from prismrec.data.histories import Histories, SplitPoints, trained_items
 from prismrec.data.schema import CATEGORIES, TEXT, TITLE
 from prismrec.parameters.lightweight_encoder import LightweightEncoderParameters
 from prismrec.pipelines.choices import settled_epochs
-from prismrec.pipelines.inputs import active_items, bar, training_data, training_summary
+from prismrec.pipelines.inputs import active_items, bar, device_for, training_data, training_summary
 
 
 def item_texts(item_map: pl.DataFrame) -> list[str]:
@@ -37,6 +37,7 @@ def embed_texts(
     from prismrec.models.text_encoder import TextEncoder, embed
 
     encoder = TextEncoder(parameters.text_encoder, parameters.max_tokens)
+    encoder.model.to(device_for(parameters.training.device))
     found = embed(encoder, item_texts(item_map), previous_text_embeddings, bar("item texts"))
     facts = {
         "text_encoder": parameters.text_encoder,
