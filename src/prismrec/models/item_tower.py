@@ -120,7 +120,8 @@ class ItemTower(SavedModule):
 
     def _lent(self, cosines_XM: Tensor, neighbours_XM: Tensor) -> Tensor:
         weight_XM = (cosines_XM * self.log_sharpness.exp()).softmax(-1) * (cosines_XM > NONE)
-        lent_XD = (weight_XM[..., None] * self.residual_ND[neighbours_XM]).sum(1)
+        # Summed without gathering [X, M, D] rows first: at a million items they would be gigabytes.
+        lent_XD = F.embedding_bag(neighbours_XM, self.residual_ND, per_sample_weights=weight_XM, mode="sum")
         return self.shift_D + self.gain * lent_XD
 
     def forward(self, text_NE: Tensor, keep_N: Tensor | None = None) -> Tensor:
