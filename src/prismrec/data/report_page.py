@@ -237,7 +237,8 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(inner, f"{path} {number + 1}")
     else:
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        yield path.replace("_", " "), f"{shown:,}" if isinstance(shown, int) and shown is not True else str(shown)
+        shown = ("no", "yes")[shown] if isinstance(shown, bool) else shown
+        yield path.replace("_", " "), f"{shown:,}" if isinstance(shown, int) else str(shown)
 
 
 def _watched(tables: Mapping[str, Any]) -> str:
