@@ -98,8 +98,9 @@ class Data:
     sampled_users: int  # whose interests' effective rank is measured
 
     def timeless(self) -> Data:
-        """The same without times; the models' event table reads None as unknown."""
-        return replace(self, histories=replace(self.histories, timestamps=None))
+        """The same without times: all events stand at one, as where a source has none (`Histories.timed`)."""
+        timeless = np.zeros_like(self.histories.timestamps)
+        return replace(self, histories=replace(self.histories, timestamps=timeless))
 
 
 class Parts:
@@ -262,10 +263,7 @@ def asked(data: Data, timed: bool, most: int = MOST_USERS) -> tuple[dict[str, Ca
 
 def _figures(parts: Parts, recommender: Any) -> dict[str, Any]:
     data, items = parts.data, parts.items()
-    parameters = parts.llm_parameters
-    if not parts.settings["timed"]:  # recency counts days, and there are none
-        parameters = parameters.model_copy(update={"recent_days": 0})
-    fitted = fit_merge(*items, recommender, data.histories, data.splits, parameters)
+    fitted = fit_merge(*items, recommender, data.histories, data.splits, parts.llm_parameters)
     of_training, served, merge, merge_figures = fitted
     vectors, codebook, codes, encoder = items
     refined = recommender_ranker(recommender, codebook, codes, vectors)

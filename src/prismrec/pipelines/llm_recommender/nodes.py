@@ -64,7 +64,8 @@ def fit_merge(
     from prismrec.training.merging import fit_merge as fit
 
     points, settings = SplitPoints.from_frame(splits), parameters.transitions
-    num_items, window = len(item_vectors["vectors"]), parameters.recent_days
+    num_items = len(item_vectors["vectors"])
+    window = parameters.recent_days if histories.timed else 0  # recency counts days
 
     def counted_before(ends_U: np.ndarray) -> Any:
         positions = Positions(histories.items, histories.offsets, ends_U, num_items, settings.max_items)
