@@ -172,7 +172,8 @@ def lists(report: Mapping[str, Any]) -> str:
     note = (
         '<p class="quiet">Of lists of ten. Coverage: share of the catalogue in any list. Gini: 0 shows all items '
         "alike. Novelty: mean −log2 of an item's share of training events. Popularity lift: popularity of lists over "
-        "that of histories. Diversity: mean distance of a list's pairs, by text embedding or by category.</p>"
+        "that of histories. Diversity: mean distance of a list's pairs, by text embedding or by category. "
+        "Category divergence: how far a list's shares of categories are from the history's; 0: the same.</p>"
     )
     return "<h2>What the lists show</h2>" + note + _both(report, lambda n: _present(report, n, LIST_FIGURES))
 
