@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prismrec.errors import UserError
+from prismrec.models import precision
 from prismrec.training import loop
 from prismrec.training.loop import WHOLE, Loss, Share, fit, learning_rate_at
 from prismrec.training.speed import Work
@@ -194,11 +195,13 @@ def test_gradients_are_clipped() -> None:
     assert max(applied_gradient_norms(1e-3)) < 0.1, "small ones are left as they are"
 
 
-@pytest.mark.parametrize("bf16", [True, False])
-def test_modes(bf16: bool) -> None:
+@pytest.mark.parametrize(("bf16", "made_for_it"), [(True, True), (True, False), (False, True)])
+def test_modes(bf16: bool, made_for_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device_type: made_for_it)
     task = Regression([0.1, 0.2])
     fit(task, training(epochs=2, bf16=bf16), seed=0)
-    assert [mode for mode in task.modes if mode[0] == "loss"] == [("loss", True, bf16)] * 9, "the last counts FLOPs"
+    expected = [("loss", True, bf16 and made_for_it)] * 9  # the last counts FLOPs
+    assert [mode for mode in task.modes if mode[0] == "loss"] == expected
     assert [mode for mode in task.modes if mode[0] == "validate"] == [("validate", False, True)] * 2
 
 

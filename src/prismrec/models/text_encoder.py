@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from prismrec.artifacts.atomic import sha256_file, sha256_folder
 from prismrec.errors import UserError
+from prismrec.models.precision import autocast
 
 PACKAGED = "packaged"
 PACKAGED_LICENCE = "Apache-2.0"
@@ -224,7 +225,7 @@ class TextEncoder:
         ids_NL = F.pad(tokens.ids_NL[:, :width], (0, max(0, width - tokens.ids_NL.shape[1]))).to(device)
         length_N = length_N.to(device)
         mask_NL = torch.arange(width, device=device) < length_N[:, None]
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device.type):
             states = self.model(input_ids=ids_NL, attention_mask=mask_NL.long()).last_hidden_state
         return F.normalize(_pool(states.float(), length_N, self.causal), dim=-1)
 

@@ -17,7 +17,7 @@ class TrainingParameters(BaseModel):
     weight_decay: float = Field(ge=0, description="Weight decay of matrices; vectors and scalars have none.")
     warmup_share: float = Field(ge=0, lt=1, description="Share of all steps over which the rate rises.")
     clip_norm: float = Field(gt=0, description="Gradients are scaled down to this norm.")
-    bf16: bool = Field(description="bfloat16 autocast; the losses stay in fp32.")
+    bf16: bool = Field(description="bfloat16 autocast, on devices that multiply in it; the losses stay in fp32.")
     positions_per_step: int = Field(ge=1, description="Next-item predictions a step at most (bounds cost, memory).")
     validation_users: int = Field(ge=1, description="Users whose validation event is ranked after each epoch.")
     accumulation: int = Field(ge=1, description="Parts a step's users are computed in, one after the other (memory).")

@@ -1,8 +1,9 @@
 """The one training loop: every model that learns by gradient steps is a `Task` run by `fit`.
 
-AdamW with warm-up and cosine decay, gradient clipping, bf16 autocast where asked for, validation after every epoch;
-the weights of the best epoch are kept, and training stops when `patience` epochs bring nothing better. Where an earlier
-training has settled how many epochs are best (a final fit), so many are trained, and nothing is validated.
+AdamW with warm-up and cosine decay, gradient clipping, bf16 autocast where asked for and made for the device,
+validation after every epoch; the weights of the best epoch are kept, and training stops when `patience` epochs bring
+nothing better. Where an earlier training has settled how many epochs are best (a final fit), so many are trained, and
+nothing is validated.
 
 Notable:
 - *One code path for one device and for many.* A batch is cut into shares of users: one for every process, and again
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 import prismrec
 from prismrec.artifacts.stage_record import note_cost
 from prismrec.errors import UserError
+from prismrec.models.precision import autocast, precision
 from prismrec.parameters.training import TrainingParameters
 from prismrec.training import held
 from prismrec.training.checkpoint import Checkpoint, State, pack_optimizer, under, unpack_optimizer
@@ -353,7 +355,7 @@ class _Training:
         for index in range(first, first + number):
             idle = index >= of  # fewer users than shares: take part in the draws and in the sums, with nothing
             self.task.generator.set_state(state)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
+            with autocast(self.device.type, self.schedule.bf16):
                 loss = self.task.loss(batch, Share(0 if idle else index, of))
             if idle:
                 loss = Loss(loss.total * 0.0, {name: part * 0.0 for name, part in loss.parts.items()})
@@ -481,7 +483,7 @@ class _Training:
         """Log how fast this process's part of the training was, and note it for the stage's run.json."""
         if not self.meter.work.slots or not self.accelerator.is_main_process:
             return
-        dtype = torch.bfloat16 if self.schedule.bf16 else torch.float32
+        dtype = precision(self.device.type, self.schedule.bf16)
         processes = self.accelerator.num_processes
         figures = self.meter.report(self._flops_per_slot(), matmul_peak(self.device, dtype) * processes)
         figures["processes"] = processes
@@ -505,7 +507,7 @@ class _Training:
         counter = FlopCounterMode(display=False)
         self.module.train()
         with torch.random.fork_rng(), counter, torch.compiler.set_stance("force_eager"):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
+            with autocast(self.device.type, self.schedule.bf16):
                 loss = self.task.loss(held.on(self.batches[middle], self.device), Share(0, of))
             self.accelerator.backward(loss.total)
         self.optimizer.zero_grad()
