@@ -216,10 +216,10 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
 
     one = row(Watching("one", torch.randn(USERS, 3, ITEMS), torch.randn(USERS, 3, DIM)), events)
     cases = make_cases(events, starts, ends, "filtered")
-    whole = comparison.interest_values(one, cases, facts.recommendable_N, "filtered")
+    whole = comparison.interest_values({"one": one}, cases, facts.recommendable_N, "filtered")["one"]
     monkeypatch.setattr(chunks, "SCORES", 5 * 7 * ITEMS)
     asked["vectors"].clear()
-    chunked = comparison.interest_values(one, cases, facts.recommendable_N, "filtered")
+    chunked = comparison.interest_values({"one": one}, cases, facts.recommendable_N, "filtered")["one"]
     spread = ["effective_rank", "interest_cosine", "interest_jaccard@50"]
     assert list(chunked) == [*spread, "interests_shown", "largest_interest_share"]
     for name, values_C in chunked.items():

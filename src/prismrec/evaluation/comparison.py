@@ -46,6 +46,7 @@ from prismrec.retrieval.topk import exclude, top_k
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 CURVE = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of interests of the accuracy-diversity curve
+CURVE_CUTOFF = 10  # items of a list that the curve looks at
 SHARED_OUT = 10  # items of a list whose interests are counted
 NEAREST = 50  # items of an interest, where interests are compared by them
 PAIRED = ("hr@10", "ndcg@10", "recall@50")  # compared in pairs beside the metric that decides
@@ -177,36 +178,43 @@ def sample(cases: Cases, size: int, seed: int) -> Cases:
 
 
 @torch.inference_mode()
-def interest_values(row: Row, cases: Cases, recommendable_N: Tensor, history: History) -> dict[str, np.ndarray]:
-    """How far the users' interests lie apart, and how their lists share them out: [C] each.
+def interest_values(
+    rows: Mapping[str, Row], cases: Cases, recommendable_N: Tensor, history: History
+) -> dict[str, dict[str, np.ndarray]]:
+    """How far the users' interests lie apart, and how their lists share them out: [C] each, by row.
 
     Effective rank and mean pairwise cosine of the vectors, overlap of the items nearest to them; of a served model also
     how many interests the first ten items belong to, each item to the interest that wants it most, and the largest
-    share of one. Nothing for a model of one interest.
+    share of one. Models of one interest are left out.
     """
-    ranker = row.ranker
-    if ranker.num_interests < 2:
-        return {}
-    values: dict[str, list[Tensor]] = {}
-    size = chunk_size(len(recommendable_N), ranker.held)
-    for start in range(0, len(cases.users_C), size):
-        users_B = torch.as_tensor(cases.users_C[start : start + size])
-        ends_B = torch.as_tensor(cases.starts_C[start : start + size])
-        vectors_BKD = ranker.interest_vectors(row.events, users_B, ends_B)
-        assert vectors_BKD is not None, "a model of several interests has their vectors"
-        found = {
-            "effective_rank": effective_rank(vectors_BKD),
-            "interest_cosine": interest_cosine(vectors_BKD),
-            f"interest_jaccard@{NEAREST}": interest_jaccard(vectors_BKD, ranker.items_ND, recommendable_N, NEAREST),
-        }
-        if isinstance(ranker, ServedRanker):
-            claims = ranker.claims(row.events, users_B, ends_B)
-            seen = row.events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
-            best_Bk = top_k(exclude(claims.scores_BN, seen, recommendable_N), SHARED_OUT)
-            found |= interest_shares(claims.owners_BN.gather(1, best_Bk))
-        for name, value_B in found.items():
-            values.setdefault(name, []).append(value_B)
-    return {name: torch.cat(parts).double().numpy() for name, parts in values.items()}
+    several = {name: row for name, row in rows.items() if row.ranker.num_interests > 1}
+    values: dict[str, dict[str, list[Tensor]]] = {name: {} for name in several}
+    for group in _by_events(several):
+        events = several[group[0]].events
+        size = chunk_size(len(recommendable_N), max(several[name].ranker.held for name in group))
+        for start in range(0, len(cases.users_C), size):
+            users_B = torch.as_tensor(cases.users_C[start : start + size])
+            ends_B = torch.as_tensor(cases.starts_C[start : start + size])
+            seen = events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
+            for name in group:
+                ranker = several[name].ranker
+                vectors_BKD = ranker.interest_vectors(events, users_B, ends_B)
+                assert vectors_BKD is not None, "a model of several interests has their vectors"
+                jaccard_B = interest_jaccard(vectors_BKD, ranker.items_ND, recommendable_N, NEAREST)
+                found = {
+                    "effective_rank": effective_rank(vectors_BKD),
+                    "interest_cosine": interest_cosine(vectors_BKD),
+                    f"interest_jaccard@{NEAREST}": jaccard_B,
+                }
+                if isinstance(ranker, ServedRanker):
+                    claims = ranker.claims(events, users_B, ends_B)
+                    best_Bk = top_k(exclude(claims.scores_BN, seen, recommendable_N), SHARED_OUT)
+                    found |= interest_shares(claims.owners_BN.gather(1, best_Bk))
+                for figure, value_B in found.items():
+                    values[name].setdefault(figure, []).append(value_B)
+    return {
+        name: {figure: torch.cat(parts).double().numpy() for figure, parts in of.items()} for name, of in values.items()
+    }
 
 
 class _Strongest(Ranker):
@@ -227,21 +235,31 @@ class _Strongest(Ranker):
 def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, settings: Settings) -> list[dict[str, Any]]:
     """Accuracy, diversity and coverage of lists made of each user's one, two, … strongest interests, as served.
 
-    The last point of a model is of all interests that it shows.
+    The last point of a model is of all interests that it shows. All points are ranked chunk by chunk, so that rankers
+    that remember what they said last are asked once.
     """
-    figures = ("hr@10", "ndcg@10", "diversity_text@10", "diversity_category@10", "coverage@10")
+    points = {
+        (name, number): row._replace(ranker=_Strongest(row.ranker, number))
+        for name, row in rows.items()
+        if isinstance(row.ranker, ServedRanker) and row.ranker.num_interests > 1 and not name.endswith(TIME_FREE_SUFFIX)
+        for number in sorted({n for n in CURVE if n < row.ranker.num_interests} | {row.ranker.num_interests})
+    }
+    held = {f"{name} {number}": row for (name, number), row in points.items()}
+    ranked = _ranked(held, cases, facts.recommendable_N, settings.history, iter)
     curve: list[dict[str, Any]] = []
-    for name, row in rows.items():
-        if not isinstance(row.ranker, ServedRanker) or row.ranker.num_interests < 2 or name.endswith(TIME_FREE_SUFFIX):
-            continue
-        most = row.ranker.num_interests
-        for number in sorted({n for n in CURVE if n < most} | {most}):
-            held = row._replace(ranker=_Strongest(row.ranker, number))
-            found = measure({name: held}, cases, facts, settings.history).measured[name]
-            values = {figure: found.values[figure] for figure in figures if figure in found.values}
-            found = Measured(values, {figure: found.sets[figure] for figure in figures if figure in found.sets})
-            point = {"model": name, "interests": number, "cases": len(cases.users_C), **found.means()}
-            curve.append({**point, "intervals": intervals({name: found}, settings.draws, settings.seed)[name]})
+    for name, number in points:
+        of = ranked[f"{name} {number}"]
+        accuracies, cutoffs = per_user_metrics(of.ranks), (CURVE_CUTOFF,)
+        values = {
+            **{figure: accuracies[figure] for figure in (f"hr@{CURVE_CUTOFF}", f"ndcg@{CURVE_CUTOFF}")},
+            **text_diversity(of.lists_CK, facts.text_ND, cutoffs),
+            **category_diversity(of.lists_CK, facts.categories_NM, cutoffs),
+        }
+        exposed = exposure_metrics(of.lists_CK, facts.recommendable_N.numpy(), cutoffs)
+        coverage = f"coverage@{CURVE_CUTOFF}"
+        found = Measured(values, {coverage: exposed[coverage]})
+        point = {"model": name, "interests": number, "cases": len(cases.users_C), **found.means()}
+        curve.append({**point, "intervals": intervals({name: found}, settings.draws, settings.seed)[name]})
     return curve
 
 
@@ -287,8 +305,9 @@ def figures(
     sampled = sample(test.cases, settings.sample, settings.seed)
     models: dict[str, dict[str, Any]] = {}
     ends = intervals(test.measured, settings.draws, settings.seed)
+    apart = interest_values(test.rows, sampled, facts.recommendable_N, settings.history)
     for name, row in test.rows.items():
-        spread = Measured(interest_values(row, sampled, facts.recommendable_N, settings.history), {})
+        spread = Measured(apart.get(name, {}), {})
         models[name] = {
             "label": row.label,
             "family": row.family,

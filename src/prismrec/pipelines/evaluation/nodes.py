@@ -324,7 +324,8 @@ def our_rankers(
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     refined = remembering(remembering(refined, "state"), "scores")
     members = {
-        name: remembering(m, "scores") for name, m in merge_members(refined, lightweight_encoder, counted).items()
+        name: remembering(member, "scores", "interest_vectors")
+        for name, member in merge_members(refined, lightweight_encoder, counted).items()
     }
     hymirec = remembering(MergedRanker(members, merge, refined.recommendable_N), "scores")
     gemirec = remembering(gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells), "scores")
