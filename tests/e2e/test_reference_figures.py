@@ -67,7 +67,7 @@ def figures(workspace: Path, names: set[str]) -> dict[str, dict[str, float]]:
     rows, _ = heuristic_rows(histories, points.test_start_U, recommendable, events, recent_days=30)
     cases = make_cases(events, points.test_start_U, points.test_end_U, "filtered")
     rankers = {name: rows[name].ranker for name in names}
-    ranked = evaluate(rankers, events, cases, recommendable, "filtered")
+    ranked = evaluate(rankers, events, cases, recommendable, "filtered", lists=False)
     return {name: ranking_metrics(found.ranks) for name, found in ranked.items()}
 
 

@@ -20,6 +20,7 @@ SMALL = ",".join(
         "data_validation.synthetic.longest_history": 80,
         "lightweight_encoder.training.epochs": 1,
         "evaluation.baselines.training.epochs": 1,
+        "evaluation.bootstrap_draws": 200,
         "llm_recommender.training.epochs": 1,
         "interest_dictionary.posterior.training.epochs": 1,
         "interest_dictionary.retrieval.training.epochs": 1,
@@ -27,6 +28,7 @@ SMALL = ",".join(
         "interest_dictionary.dictionary.steps": 100,
     }.items()
 )
+MODELS = "lightweight_encoder,codebook,llm_recommender,interest_dictionary,evaluation"  # what a new split changes
 # Great Expectations writes identifiers of its own; run.json holds times.
 VOLATILE = ("data_docs", "run.json")
 
@@ -185,9 +187,10 @@ def test_artefacts_of_two_workspaces_do_not_mix(workspaces: list[Path], tmp_path
 
 
 @pytest.mark.parametrize("protocol", ["multi_target_users", "global_time"])
-def test_other_protocols_run_to_the_end(tmp_path: Path, protocol: str) -> None:
+def test_other_protocols_run_to_the_end(workspaces: list[Path], tmp_path: Path, protocol: str) -> None:
+    shutil.copytree(workspaces[0] / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("07_model_output"))
     parameters = f"{SMALL},sequence_building.protocol={protocol},sequence_building.holdout_share=0.2"
-    done = prismrec(tmp_path, "run", "--params", parameters)
+    done = prismrec(tmp_path, "run", "--pipelines", f"sequence_building,{MODELS}", "--params", parameters)
     assert done.returncode == 0, done.stderr
     reported = prismrec(tmp_path, "report", "--json")
     figures = json.loads(reported.stdout)
@@ -217,8 +220,8 @@ def test_logs_without_times_run_to_the_end(tmp_path: Path) -> None:
         f"{files}.items.path": "null",
     }  # fmt: skip
     parameters = ",".join([SMALL, *(f"{key}={value}" for key, value in source.items())])
-    stages = "data_validation,sequence_building,lightweight_encoder,codebook,llm_recommender,interest_dictionary"
-    done = prismrec(tmp_path, "run", "--params", parameters, "--pipelines", f"{stages},evaluation")
+    stages = f"data_validation,sequence_building,{MODELS}"
+    done = prismrec(tmp_path, "run", "--params", parameters, "--pipelines", stages)
     assert done.returncode == 0, done.stderr
     figures = json.loads(prismrec(tmp_path, "report", "--json").stdout)
     assert {row["time"] for row in figures["models"].values()} == {"free"}
