@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -83,11 +84,16 @@ def number_in(name: str, loaded: object) -> int:
     return int(found.pop())
 
 
-def write_forever(folder: Path) -> None:
+def write_all(folder: Path, number: int = 0, first: int = 0) -> None:
+    found = list(datasets(folder).items())
+    for name, dataset in found[first:] + found[:first]:
+        dataset.save(content(name, number % 10))
+
+
+def write_forever(folder: Path, first: int) -> None:
     number = 0
     while True:
-        for name, dataset in datasets(folder).items():
-            dataset.save(content(name, number % 10))
+        write_all(folder, number, first)
         number += 1
 
 
@@ -121,9 +127,12 @@ def main(folder: Path, kills: int, seed: int) -> None:
     sys.modules["prismrec.models"] = models
     draw = random.Random(seed)
     hit = 0
-    for _ in range(kills):
-        writer = child(write_forever, folder)
-        time.sleep(draw.uniform(0.005, 0.15))
+    started = time.perf_counter()
+    os.waitpid(child(write_all, folder), 0)
+    once = time.perf_counter() - started  # on this machine, so that kills fall on every kind of dataset
+    for kill in range(kills):
+        writer = child(partial(write_forever, first=kill % len(datasets(folder))), folder)
+        time.sleep(draw.uniform(0.0, 0.7) * once)
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         hit += any(folder.glob("*/.tmp-*/*"))

@@ -18,4 +18,4 @@ def test_the_latest_version_is_whole_after_every_kill(tmp_path: Path) -> None:
     # Otherwise the kills fell between saves, and the test would prove nothing.
     assert seen["in_the_middle"] > KILLS // 4, seen
     assert len(seen["versions"]) == 6
-    assert all(count > KILLS // 4 for count in seen["versions"].values()), seen
+    assert all(count > KILLS // 20 for count in seen["versions"].values()), seen
