@@ -37,6 +37,7 @@ from benchmarks.peers.exchange import Exchange, read_exchange, write_exchange
 from benchmarks.peers.measure import machine
 from prismrec.artifacts.model_folder import dump_json
 from prismrec.artifacts.stage_record import take_costs
+from prismrec.models.precision import multiplies_bfloat16
 from prismrec.models.sasrec import SASRec, SASRecConfig
 from prismrec.models.transitions import spectral_vectors, transition_counts
 from prismrec.parameters.evaluation import BaselineParameters
@@ -255,6 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
         figures = (run_recommender if asked.get("recommender") else run_sasrec)(exchange, asked)
         Path(options.out).write_text(json.dumps(figures), encoding="utf-8")
         return
+    if not multiplies_bfloat16("cpu"):
+        print("Rows called bf16 are computed in fp32 here; RecTools in bf16 is left out.")
+        options.ways = [way for way in options.ways if WAYS[way].get("precision") != "bf16-mixed"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         exchange, data = steps.exchanged(options.data), folder / "data"
@@ -271,7 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
         "speeds": speed,
         "curves": found,
         "to_equal": to_equal(found),
-        "machine": machine(),
+        "machine": {**machine(), "bf16": multiplies_bfloat16("cpu")},
     }
     print(as_table(report))
     if options.output:
