@@ -52,7 +52,7 @@ format: install ## Format the code and mend what can be mended by itself.
 
 test: lint ## Lint, then run the tests with coverage of src/ (at least 85 %).
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadgroup --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=85 $(ARGS)
 
 test-full: lint ## The tests and the long ones too: real data, long fuzz.
 	rm -f .coverage .coverage.*

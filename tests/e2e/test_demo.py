@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import polars as pl
 import pytest
+from nbclient import NotebookClient
 from safetensors.numpy import load_file
 
 from prismrec.data.histories import Histories
@@ -15,7 +17,27 @@ from prismrec.models import load_model
 from prismrec.pipeline_registry import STAGES
 from prismrec.serving.engine import Engine
 
+PROJECT = Path(__file__).parents[2]
+NOTEBOOKS = PROJECT / "notebooks"
 FIRST_ITEMS = 5
+
+
+@pytest.fixture(scope="module")
+def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspaces folder in which the embedded demo has run, all eight stages, in this process."""
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+
+    folder = tmp_path_factory.mktemp("workspaces")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRISMREC_WORKSPACES", str(folder))
+        patch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
+        patch.setenv("PYTHONPATH", "")  # bootstrap_project changes it for good
+        patch.chdir(PROJECT)
+        bootstrap_project(PROJECT)
+        with KedroSession.create(PROJECT) as session:
+            session.run()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +150,30 @@ def test_every_saved_model_loads(latest: Callable[[str], Path]) -> None:
         assert load_model(latest(f"06_models/{name}")).kind
     dictionary = load_model(latest("06_models/dictionary"))
     assert load_model(latest("06_models/posterior")).config.dictionary == dictionary.version
+
+
+def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    """What the cells printed or drew, of one MIME type."""
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    return [output["data"][kind] for output in shown if kind in output["data"]]
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    return "".join(
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stdout"
+    )
+
+
+def test_the_notebook_shows_a_user_by_both_models(demo_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRISMREC_WORKSPACES", str(demo_workspace))
+    monkeypatch.delenv("PRISMREC_ENV", raising=False)
+    notebook = nbformat.read(NOTEBOOKS / "01_inspect_interests.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    assert len(outputs(notebook, "image/png")) == 2
+    tables = outputs(notebook, "text/html")
+    assert len(tables) == 3
+    assert all(name in tables[-1] for name in ("refined-1", "now"))
+    assert "rank: GemiRec" in printed(notebook)
