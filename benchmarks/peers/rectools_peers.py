@@ -58,7 +58,7 @@ def train(peer: str, exchange: Exchange, settings: Settings, seconds: float, see
     batches = math.ceil(min(VALIDATION_USERS, exchange.num_users) / settings["batch_size"])
     # What the preparation took is taken off the budget.
     left = max(seconds - (time.perf_counter() - start), 0.0)
-    # As for ours: without bfloat16 arithmetic, products in it are some seventy times slower than in fp32.
+    # As for ours: without bfloat16 arithmetic, products in it are many times slower than in fp32.
     precision = settings["precision"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
     limits = {"seconds": left, "validation_batches": batches, "precision": precision}
     model = _model(peer, settings, limits)

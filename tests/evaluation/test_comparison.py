@@ -199,6 +199,7 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
     """A ranker held to its strongest interest still scores all of them."""
     events, starts, ends, facts = world()
     asked: dict[str, list[int]] = {"vectors": [], "strongest": []}
+    points: list[tuple[int, int]] = []  # first user of the chunk, number of interests
 
     class Watching(Scripted):
         held = 7
@@ -212,6 +213,7 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
             self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor, num_interests: int
         ) -> torch.Tensor:
             asked["strongest"].append(len(users_B))
+            points.append((int(users_B[0]), num_interests))
             return super().strongest(events, users_B, ends_B, num_interests)
 
     one = row(Watching("one", torch.randn(USERS, 3, ITEMS), torch.randn(USERS, 3, DIM)), events)
@@ -226,6 +228,8 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
         np.testing.assert_allclose(values_C, whole[name], rtol=1e-5)
     comparison.interest_curve({"one": one}, cases, facts, SETTINGS)
     assert max(asked["vectors"]) == max(asked["strongest"]) == 5
+    assert points == sorted(points), "all points of a chunk before the next, so that what is remembered serves them all"
+    assert {number for _, number in points} == {1, 2, 3}
     assert IncumbentRanker(one.ranker, one.ranker, ITEMS, 0).held == 7, "it has one interest, its model three"
 
 

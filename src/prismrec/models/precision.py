@@ -1,7 +1,7 @@
 """Where bfloat16 pays (our choice): autocast on devices that multiply matrices in it, fp32 on all others.
 
-A CPU without AVX-512 or Arm's bfloat16 instructions takes such a product apart number by number, some seventy times
-slower than in fp32. What is asked for in bfloat16 is computed in fp32 there, and one log line says so.
+A CPU without AVX-512 or Arm's bfloat16 instructions takes such a product apart number by number, many times slower
+than in fp32. What is asked for in bfloat16 is computed in fp32 there, and one log line says so.
 """
 
 from __future__ import annotations
