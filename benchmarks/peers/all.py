@@ -5,14 +5,16 @@
 
 WORK/exchange holds the splits, WORK/cells what peers hand in. Peers run in `.venv-peers` and `.venv-recbole` (see
 benchmarks/README.md), one at a time, on all cores unless OMP_NUM_THREADS says otherwise. A cell that fails, or does
-not end, says so in its JSON, and the next one runs; it is run again with --retry only. Our own rows follow, where the
-environment's `evaluation` has run, and the scores are written at the end.
+not end, says so in its JSON, and the next one runs; it is run again with --retry only. Our own rows follow: untuned,
+trained in WORK/untuned, and those of the environment's workspace, where `evaluation` has run. The scores are written at
+the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -73,6 +75,21 @@ def run_peer(name: str, data: Path, exchange: Exchange, cells: Path, options: ar
     return "done" if process.returncode == 0 else f"failed, see {log}"
 
 
+def run_untuned(environment: str, options: argparse.Namespace) -> str:
+    """Run our untuned row in a process and workspaces of its own; return what became of it."""
+    log = options.work / f"untuned-{environment}.log"
+    command = [
+        sys.executable, "-m", "benchmarks.peers.untuned", "--env", environment, "--results", options.results.resolve(),
+        "--exchange", (options.work / "exchange").resolve(), "--out", (options.work / "cells").resolve(),
+        "--workspaces", (options.work / "untuned").resolve(),
+    ]  # fmt: skip
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.run(
+            [str(part) for part in command], cwd=PROJECT, stdout=stream, stderr=stream, check=False
+        )
+    return "done" if process.returncode == 0 else f"failed, see {log}"
+
+
 def main() -> None:
     """Run everything, then score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,6 +111,7 @@ def main() -> None:
     for environment in options.env:
         print(f"{environment}, our own rows:", flush=True)
         print(ours.write_environment(environment, options.work / "exchange", options.work / "cells"), flush=True)
+        print(f"{environment}, HyMiRec untuned: {run_untuned(environment, options)}", flush=True)
     score_all(options.work / "exchange", options.work / "cells", options.results)
 
 

@@ -34,11 +34,13 @@ from prismrec.retrieval.topk import exclude, top_k
 CHUNK = 128  # users ranked at once
 ENCODER = ("lightweight_encoder",)
 HYMIREC = (*ENCODER, "codebook", "llm_recommender")
+UNTUNED = "hymirec_untuned"  # the row of `benchmarks.peers.untuned`
 GEMIREC = (*HYMIREC, "interest_dictionary")
 STAGES: dict[str, tuple[str, ...]] = {
     "lightweight_encoder": ENCODER,
     "llm_recommender": HYMIREC,
     "hymirec": HYMIREC,
+    UNTUNED: HYMIREC,
     "gemirec": GEMIREC,
     "prismrec": GEMIREC,
     "plain_ensemble": GEMIREC,
@@ -150,7 +152,7 @@ def _latest(runs: list[dict[str, Any]]) -> tuple[float, float]:
     return seconds, peak
 
 
-def tuning_budget(data_set: str, row: str) -> tuple[int, int | None]:
+def tuning_budget(data_set: str, row: str) -> tuple[int, float | None]:
     """How many settings were tried for a row, and the seconds each had; one and None for what was not tuned."""
     return TUNED.get(data_set, {}).get(row.removesuffix("_time_free"), (1, None))
 
@@ -164,12 +166,21 @@ def _runs(workspace: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def write_rows(
-    rows: Mapping[str, Row], exchange: Exchange, num_items: int, out: Path, workspace: Path, seed: int
+    rows: Mapping[str, Row],
+    exchange: Exchange,
+    num_items: int,
+    out: Path,
+    workspace: Path,
+    seed: int,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Rank with every row, and write its cell."""
+    """Rank with every row, and write its cell, with further facts if there are any."""
     for name, row in rows.items():
         lists_UK, cost = measured(lambda row=row: row_lists(row, exchange, num_items))
+        training = training_cost(workspace, name)
         trials, seconds = tuning_budget(exchange.about["name"], name)
+        if name.startswith(UNTUNED):
+            seconds = training["seconds"]  # nothing but this training was tried
         cell = {
             "data_set": exchange.about["name"],
             "title": exchange.about["title"],
@@ -187,8 +198,9 @@ def write_rows(
             "epochs": None,
             "package": {"prismrec": __version__},
             "machine": {**machine(), "torch": torch.__version__, "numpy": np.__version__},
-            "training": training_cost(workspace, name),
+            "training": training,
             "recommending": {**cost.as_dict(), "users_per_second": round(exchange.num_users / cost.seconds, 1)},
+            **(facts or {}),
         }
         write_cell(cell_path(out, cell["data_set"], cell["peer"], seed), cell, lists_UK)
         print(f"{cell['peer']}: {cell['recommending']['users_per_second']} users/s", flush=True)

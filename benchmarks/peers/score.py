@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.peers.cells import read_cell, read_lists, write_cell
 from benchmarks.peers.exchange import Exchange, read_exchange
+from benchmarks.peers.ours import UNTUNED
 from prismrec.artifacts.model_folder import dump_json
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.metrics.ranking import CUTOFFS, NEVER, TargetRanks, per_user_metrics
@@ -34,15 +35,19 @@ from prismrec.metrics.ranking import CUTOFFS, NEVER, TargetRanks, per_user_metri
 RESULTS = Path(__file__).parents[1] / "results"
 SUMMARY_NAME = "summary.json"
 PAIRED_METRIC = "ndcg@10"
-AGAINST = {"free": "prismrec_hymirec_time_free", "aware": "prismrec_hymirec"}  # whom the differences are taken from
+# Whom the differences are taken from: HyMiRec as tuned, and as every data set starts (`benchmarks.peers.untuned`).
+AGAINST = {
+    "paired": {"free": "prismrec_hymirec_time_free", "aware": "prismrec_hymirec"},
+    "paired_untuned": {"free": f"prismrec_{UNTUNED}_time_free", "aware": f"prismrec_{UNTUNED}"},
+}
 COVERAGE_AT = 10
 HEADINGS = {
     "free": "Time-free: models that read only the order of events",
     "aware": "Time-aware: models that read the times of events, or of the request",
 }
 COLUMNS = (
-    "model", "seed", "HR@10", "NDCG@10", "MRR@10", "HR@50", "NDCG@50", "coverage@10", "Δ NDCG@10", "training s",
-    "epochs", "peak MB", "users/s",
+    "model", "seed", "HR@10", "NDCG@10", "MRR@10", "HR@50", "NDCG@50", "coverage@10", "Δ NDCG@10", "Δ untuned",
+    "training s", "epochs", "peak MB", "users/s",
 )  # fmt: skip
 
 
@@ -94,23 +99,24 @@ def score_data_set(exchange: Exchange, cells: Path, results: Path) -> None:
     pair(results / exchange.about["name"])
 
 
-def reference_of(cell: dict[str, Any]) -> str:
-    """Our row that a cell is compared with: its kind's, of its seed."""
-    return f"{AGAINST[cell['time']]}-{cell['seed']}"
+def reference_of(cell: dict[str, Any], kind: str = "paired") -> str:
+    """Our row that a cell is compared with: that of its time and its seed."""
+    return f"{AGAINST[kind][cell['time']]}-{cell['seed']}"
 
 
 def pair(folder: Path) -> None:
-    """Write into every scored cell of a data set its paired difference from ours of the same kind and seed."""
+    """Write into every scored cell of a data set its paired differences from ours of the same time and seed."""
     scored = {path: cell for path in sorted(folder.glob("*.json")) if "places" in (cell := read_cell(path) or {})}
     values = {path.name: metrics_of(read_places(cell))[PAIRED_METRIC] for path, cell in scored.items()}
     for path, cell in scored.items():
-        reference = f"{reference_of(cell)}.json"
-        cell.pop("paired", None)
-        if reference in values and reference != path.name:
-            assert scored[folder / reference]["split_hash"] == cell["split_hash"], "cells of two splits stand together"
-            difference, low, high = paired_bootstrap(values[path.name], values[reference], seed=0)
-            against = {"against": AGAINST[cell["time"]], "metric": PAIRED_METRIC}
-            cell["paired"] = {**against, "difference": difference, "low": low, "high": high}
+        for kind, names in AGAINST.items():
+            reference = f"{reference_of(cell, kind)}.json"
+            cell.pop(kind, None)
+            if reference in values and reference != path.name:
+                assert scored[folder / reference]["split_hash"] == cell["split_hash"], "cells of two splits"
+                difference, low, high = paired_bootstrap(values[path.name], values[reference], seed=0)
+                against = {"against": names[cell["time"]], "metric": PAIRED_METRIC}
+                cell[kind] = {**against, "difference": difference, "low": low, "high": high}
         write_cell(path, cell)
 
 
@@ -150,8 +156,9 @@ def _notes() -> list[str]:
         "Written by `python -m benchmarks.peers.score`; how to run it: [benchmarks](../README.md).",
         "Everybody gets the same histories and targets, ranks all items but those of the history, and is scored by "
         "one metric function. In brackets: 95 % bootstrap intervals over users.",
-        f"Δ: paired difference of NDCG@10 from {' and '.join(f'`{name}`' for name in AGAINST.values())}; a win is an "
-        "interval without 0. Rows are paired with our row of the same seed.",
+        "Δ NDCG@10: paired difference from prismrec HyMiRec, with the times of events among those that read them; a "
+        "win is an interval without 0. Rows are paired with our row of the same seed. Δ untuned: the same from HyMiRec "
+        "with the settings that every data set starts from, trained once: one trial, as a peer's first.",
         "Items of equal score stand in the order in which the model lists them. Our evaluation report takes the mean "
         "over all orders instead: figures of heuristics that score many items the same may differ from it.",
         "Training counts wall clock of the setting that was kept: the model's own preparation, validation after each "
@@ -161,13 +168,13 @@ def _notes() -> list[str]:
 
 
 def _row(cell: dict[str, Any]) -> list[str]:
-    metrics, paired, training = cell["metrics"], cell.get("paired"), cell["training"]
+    metrics, training = cell["metrics"], cell["training"]
     return [
         cell["label"],
         str(cell["seed"]),
         *(f"{metrics[name]:.4f} [{low:.4f}, {high:.4f}]" for name, low, high in _with_ends(cell, "hr@10", "ndcg@10")),
         *(f"{metrics[name]:.4f}" for name in ("mrr@10", "hr@50", "ndcg@50", "coverage@10")),
-        f"{paired['difference']:+.4f} [{paired['low']:+.4f}, {paired['high']:+.4f}]" if paired else "–",
+        *(_difference(cell.get(kind)) for kind in AGAINST),
         _number(training["seconds"]),
         _number(cell["epochs"], 1),
         _number(training["peak_mb"]),
@@ -177,6 +184,10 @@ def _row(cell: dict[str, Any]) -> list[str]:
 
 def _with_ends(cell: dict[str, Any], *names: str) -> list[tuple[str, float, float]]:
     return [(name, *cell["intervals"][name]) for name in names]
+
+
+def _difference(paired: dict[str, Any] | None) -> str:
+    return f"{paired['difference']:+.4f} [{paired['low']:+.4f}, {paired['high']:+.4f}]" if paired else "–"
 
 
 def _number(value: float | None, digits: int = 0) -> str:
@@ -235,7 +246,7 @@ def score_all(exchanges: Path, cells: Path, results: Path) -> None:
     summary = {
         name: {
             f"{cell['peer']}-{cell['seed']}": {
-                key: cell[key] for key in ("label", "time", "metrics", "intervals", "paired", "failed") if key in cell
+                key: cell[key] for key in ("label", "time", "metrics", "intervals", *AGAINST, "failed") if key in cell
             }
             for cell in cells
         }

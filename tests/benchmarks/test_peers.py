@@ -10,14 +10,15 @@ import polars as pl
 import pytest
 import torch
 from benchmarks.peers import all as driver
-from benchmarks.peers import ours, run, score
+from benchmarks.peers import ours, run, score, untuned
 from benchmarks.peers.cells import cell_path, read_cell, read_lists, stands, write_cell
 from benchmarks.peers.exchange import Exchange, ndcg_at_10, read_exchange, top_lists, write_exchange
 from benchmarks.peers.measure import measured
-from benchmarks.peers.prepare import make_exchange
+from benchmarks.peers.prepare import PROJECT, make_exchange, open_environment
 from benchmarks.peers.registry import PEERS, SETTINGS
 from hypothesis import given
 from hypothesis import strategies as st
+from kedro.framework.session import KedroSession
 
 from prismrec.data.histories import Histories
 from prismrec.data.schema import ITEM_MAP, conform
@@ -269,6 +270,7 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     rows = {
         "hymirec_time_free": Row(ranker, events, "HyMiRec", "prismrec", "free"),
         "hymirec": Row(ranker, events, "HyMiRec", "prismrec", "aware"),
+        f"{ours.UNTUNED}_time_free": Row(ranker, events, "HyMiRec, untuned", "prismrec", "free"),
     }
     ours.write_rows(rows, exchange, 8, cells, tmp_path / "workspace", SEED)
     free = read_lists(cell_path(cells, "tiny", "prismrec_hymirec_time_free", SEED))
@@ -299,12 +301,13 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     assert scored["metrics"]["mrr@100"] == 1.0
     assert scored["paired"]["against"] == "prismrec_hymirec_time_free"
     assert scored["paired"]["low"] >= 0
+    assert scored["paired_untuned"] == {**scored["paired"], "against": f"prismrec_{ours.UNTUNED}_time_free"}
     assert "No Δ" not in table
     assert "over all orders instead" in table
     assert score.read_places(scored).tolist() == [1, 1, 1]
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["tiny"]) == {
-        f"{n}-{SEED}" for n in ("prismrec_hymirec", "prismrec_hymirec_time_free", "rectools_sasrec", "rectools_ease")
+        f"{n}-{SEED}" for n in (*(f"prismrec_{row}" for row in rows), "rectools_sasrec", "rectools_ease")
     }
     # Without the lists, later: the figures stand, and a cell of today is compared with those of then.
     later = {**cell, "peer": "recbole_sasrec", "label": "RecBole SASRec"}
@@ -313,6 +316,7 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     today = read_cell(results / "tiny" / f"recbole_sasrec-{SEED}.json")
     assert today is not None
     assert today["paired"] == scored["paired"]
+    assert today["paired_untuned"] == scored["paired_untuned"]
     (results / "tiny" / f"recbole_sasrec-{SEED}.json").unlink()
     score.score_all(tmp_path / "exchange", tmp_path / "no cells", results)
     assert results.with_suffix(".md").read_text(encoding="utf-8") == first  # committed figures stand without lists
@@ -369,8 +373,61 @@ def test_our_cells_carry_our_tuning_budget(tmp_path: Path) -> None:
     found = [read_cell(cell_path(tmp_path, "ml1m", f"prismrec_{name}", SEED)) or {} for name in names]
     budgets = [(cell["trials"], cell["budget_seconds"]) for cell in found]
     assert budgets == [ours.TUNED["ml1m"]["hymirec"], (1, None)]
-    assert all(set(rows) == {*ours.STAGES, *ours.NODES} for rows in ours.TUNED.values())
+    assert all({*rows, ours.UNTUNED} == {*ours.STAGES, *ours.NODES} for rows in ours.TUNED.values())
     assert ours.tuning_budget("another", "hymirec") == (1, None)
+
+
+def test_untuned_cells_carry_what_their_training_took(tmp_path: Path) -> None:
+    for stage in ours.HYMIREC:
+        folder = tmp_path / "08_reporting" / "manifests" / stage / "1"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"seconds": 10.0, "peak_rss_mb": 100.0}))
+    exchange = tiny()
+    events = EventTable(exchange.offsets, exchange.item_index_N[exchange.items], exchange.timestamps)
+    row = Row(PopularityRanker(np.ones(8, np.int64), torch.ones(8, dtype=torch.bool)), events, "h", "prismrec", "free")
+    name = f"{ours.UNTUNED}_time_free"
+    ours.write_rows({name: row}, exchange, 8, tmp_path, tmp_path, SEED, {"settings_hash": "abc"})
+    cell = read_cell(cell_path(tmp_path, "tiny", f"prismrec_{name}", SEED)) or {}
+    assert (cell["trials"], cell["budget_seconds"], cell["settings_hash"]) == (1, 30.0, "abc")
+
+
+def test_untuned_settings_are_those_that_every_data_set_starts_from() -> None:
+    settings = untuned.base_settings()
+    assert tuple(settings) == ours.HYMIREC
+    assert settings == {stage: open_environment("ml100k")[2][stage] for stage in ours.HYMIREC}  # has none of its own
+    assert settings["llm_recommender"] != open_environment("ml1m")[2]["llm_recommender"]
+
+
+def test_untuned_row_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = untuned.base_settings()
+    opened = (None, {"workspace": "tiny", "workspaces": "w"}, {"evaluation": {"seed": SEED}, **settings})
+    monkeypatch.setattr(untuned, "open_environment", lambda environment: opened)
+    trained: list[str] = []
+
+    def train(environment: str, settings: dict[str, object]) -> None:
+        trained.append(environment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(untuned, "train", train)
+    write_exchange(tmp_path / "exchange" / "tiny", tiny())
+    folders = (tmp_path / "exchange", tmp_path / "cells", tmp_path / "results")
+    cell = {"split_hash": "abc", "settings_hash": untuned.hash_of(settings)}
+    path = cell_path(tmp_path / "results", "tiny", f"prismrec_{ours.UNTUNED}_time_free", SEED)
+    write_cell(path, cell)
+    assert untuned.write_environment("any", *folders) == "is there"
+    for stale in ({**cell, "split_hash": "old"}, {**cell, "settings_hash": "old"}):
+        write_cell(path, stale)
+        with pytest.raises(KeyboardInterrupt):
+            untuned.write_environment("any", *folders)
+    assert trained == ["any", "any"]
+
+
+def test_untuned_settings_replace_those_of_an_environment() -> None:
+    settings = untuned.base_settings()
+    with KedroSession.create(PROJECT, env="beauty", runtime_params=settings) as session:
+        parameters = session.load_context().config_loader["parameters"]
+    assert {stage: parameters[stage] for stage in settings} == settings
+    assert parameters["data_validation"]["folder"] == "amazon14-beauty"
 
 
 def test_cell_of_another_split_is_not_scored(tmp_path: Path) -> None:

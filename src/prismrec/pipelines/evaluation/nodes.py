@@ -299,6 +299,31 @@ def _row(ranker: Any, table: Any, label: str, family: str, time_free: bool = Fal
     return Row(ranker, table, label, family, time)
 
 
+def hymirec_rankers(
+    item_vectors: dict[str, np.ndarray],
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    lightweight_encoder: Any,
+    recommender: Any,
+    counted: Any,
+    merge: Any,
+) -> list[Any]:
+    """HyMiRec's members by themselves, the LLM recommender first, then HyMiRec.
+
+    What several of them rest on is computed once for all.
+    """
+    from prismrec.models.merge import MergedRanker
+    from prismrec.models.remembering import remembering
+
+    refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
+    refined = remembering(remembering(refined, "state"), "scores")
+    members = {
+        name: remembering(member, "scores", "interest_vectors")
+        for name, member in merge_members(refined, lightweight_encoder, counted).items()
+    }
+    return [*members.values(), remembering(MergedRanker(members, merge, refined.recommendable_N), "scores")]
+
+
 def our_rankers(
     item_vectors: dict[str, np.ndarray],
     codebook: Any,
@@ -317,21 +342,17 @@ def our_rankers(
 
     What several of them rest on is computed once for all.
     """
-    from prismrec.models.merge import MergedRanker, Pool, equal_weights
+    from prismrec.models.merge import Pool, equal_weights
     from prismrec.models.remembering import remembering
     from prismrec.models.unified import UnifiedRanker
 
-    refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    refined = remembering(remembering(refined, "state"), "scores")
-    members = {
-        name: remembering(member, "scores", "interest_vectors")
-        for name, member in merge_members(refined, lightweight_encoder, counted).items()
-    }
-    hymirec = remembering(MergedRanker(members, merge, refined.recommendable_N), "scores")
-    gemirec = remembering(gemirec_ranker(refined, dictionary, posterior, retrieval, item_cells), "scores")
+    *members, hymirec = hymirec_rankers(
+        item_vectors, codebook, item_codes, lightweight_encoder, recommender, counted, merge
+    )
+    gemirec = remembering(gemirec_ranker(members[0], dictionary, posterior, retrieval, item_cells), "scores")
     both = {ranker.name: ranker for ranker in (hymirec, gemirec)}
     ensemble = Pool("plain_ensemble", both, equal_weights(tuple(both)))
-    shown = [member for member in members.values() if member.name in OURS]  # recency alone is a heuristic's row
+    shown = [member for member in members if member.name in OURS]  # recency alone is a heuristic's row
     return [*shown, hymirec, gemirec, UnifiedRanker(hymirec, gemirec, unified_merge), ensemble]
 
 
