@@ -55,6 +55,14 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert bundle.manifest.created_from == {"split_hash": "abc"}
 
 
+def test_a_bundle_knows_whether_its_models_know_times(folder: Path, tmp_path: Path) -> None:
+    replace(content(), timed=False).save(tmp_path / "untimed")
+    timed, untimed = read_bundle(folder), read_bundle(tmp_path / "untimed")
+    assert (timed.manifest.timed, untimed.manifest.timed) == (True, False)
+    assert timed.version != untimed.version
+    assert "timed" not in (folder / "manifest.json").read_text()  # bundles of earlier versions keep theirs
+
+
 def test_same_content_gives_same_bytes_and_version(folder: Path, tmp_path: Path) -> None:
     content().save(tmp_path / "again")
     assert sha256_folder(tmp_path / "again") == sha256_folder(folder)

@@ -1,6 +1,7 @@
 """The packaging stage: what goes into the bundle, which model answers by default, and the wiring."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def item_map() -> pl.DataFrame:
     )
 
 
-def histories() -> Histories:
-    return Histories.from_lists([[0, 5, 5], [5]])
+def histories(times: list[list[int]] | None = None) -> Histories:
+    return Histories.from_lists([[0, 5, 5], [5]], times or [[1, 2, 3], [9]])
 
 
 def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path) -> None:
@@ -89,6 +90,13 @@ def test_the_bundle_holds_the_catalogue_the_models_and_popularity(tmp_path: Path
     assert (counts[0], counts[5], counts.sum()) == (1, 3, 4)
     assert load_file(bundle.folder / "item_vectors.safetensors")["vectors"].shape == (NUM_ITEMS, DIM)
     assert bundle.manifest.events == ["watch"]
+    assert bundle.manifest.timed
+
+
+def test_a_bundle_of_events_without_times_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "histories", partial(histories, [[0, 0, 0], [0]]))
+    assemble().save(tmp_path / "bundle")
+    assert not read_bundle(tmp_path / "bundle").manifest.timed
 
 
 def test_a_large_catalogue_gets_an_index_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

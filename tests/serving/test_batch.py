@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,16 @@ def test_a_batch_says_what_the_engine_says(users: Path, bundle_folder: Path, tmp
         assert interests["interest"].to_list() == [interest.id for interest in shown]
         np.testing.assert_allclose(interests["weight"], [interest.weight for interest in shown], atol=1e-4)
         assert interests["rank"].to_list() == list(range(1, len(shown) + 1))
+
+
+def test_models_without_times_get_none(users: Path, tmp_path: Path) -> None:
+    replace(parts(), timed=False).save(tmp_path / "bundle")
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(pa.table({name: column for name, column in histories().items() if name != "timestamps"}), bare)
+    for path in (users, bare):
+        batch.run(BatchJob(path, tmp_path / path.stem, tmp_path / "bundle"))
+    timed, untimed = (read(tmp_path / path.stem, "recommendations") for path in (users, bare))
+    assert timed.equals(untimed)
 
 
 def test_the_owner_of_an_item_is_the_engine_s(users: Path, bundle_folder: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from prismrec.serving.engine import (
     NEW_NOTE,
     UNCOUNTED_NOTE,
     UNKNOWN_NOTE,
+    UNTIMED_NOTE,
     Engine,
     NoTexts,
     NotHere,
@@ -360,6 +361,19 @@ def test_kinds_of_events_that_do_not_count_are_left_out(engine: Engine) -> None:
     assert {"a", "b"}.isdisjoint(ids(seen.items))
     none = counted.recommend(["a"], k=5, events=["view"])
     assert (none.note, none.model, "a" in ids(none.items)) == (UNCOUNTED_NOTE, "popularity", False)
+
+
+def test_times_that_the_models_do_not_know_are_left_out(bundle_folder: Path, tmp_path: Path) -> None:
+    replace(parts(), timed=False).save(tmp_path / "bundle")
+    timed, untimed = Engine.load(bundle_folder), Engine.load(tmp_path / "bundle")
+    times = {"timestamps": [1_000, 10_000_000], "now": 90_000_000}
+    assert timed.recommend(["i3", "i7"], **times).items != timed.recommend(["i3", "i7"]).items
+    plain, sent = untimed.recommend(["i3", "i7"]), untimed.recommend(["i3", "i7"], **times)
+    assert sent.items == plain.items
+    assert (plain.note, sent.note) == (None, UNTIMED_NOTE)
+    dialled = untimed.recommend(["i3"], timestamps=[1], novelty=1.0)
+    assert dialled.note == f"The model hymirec has no novelty dial. {UNTIMED_NOTE}"
+    assert (timed.description.times, untimed.description.times) == (True, False)
 
 
 def test_added_items_are_recommended_at_once_by_every_worker_and_after_a_restart(

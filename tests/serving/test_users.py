@@ -79,6 +79,14 @@ def test_a_user_gets_what_the_history_gets(client: TestClient, options: dict[str
     assert client.get("/recommend/ada", params=options).json() == expected.json()
 
 
+def test_models_without_times_get_none(engine: Engine, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "timed", False)
+    send(client, "ada", HISTORY)
+    expected = client.post("/recommend", json={"history": [item for item, _ in HISTORY]}).json()
+    assert client.get("/recommend/ada", params={"now": 400}).json() == expected
+    assert expected["note"] is None  # the user did not send any
+
+
 def test_a_stranger_gets_what_is_popular(client: TestClient) -> None:
     content = client.get("/recommend/nobody", params={"k": 2}).json()
     assert [item["title"] for item in content["items"]] == ["Film 0", "Film 1"]

@@ -91,7 +91,8 @@ class Versions(_Record):
 class BundleManifest(_Record):
     """What a bundle is: `created_from` names what its parts were made from or judged by.
 
-    `events` are the kinds of events that count in a history, all of them if empty.
+    `events` are the kinds of events that count in a history, all of them if empty; `timed` says whether the models
+    were trained on times, so that those of a request mean something to them.
     """
 
     format: int
@@ -100,6 +101,7 @@ class BundleManifest(_Record):
     created_from: dict[str, str]
     files: dict[str, FileRecord]
     events: list[str] = []
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class BundleParts:
         dictionary_version: id of the interest dictionary, if there is one.
         card: the model card, Markdown; none if empty.
         events: kinds of events that count in a history, all of them if empty.
+        timed: whether the models were trained on times.
     """
 
     items: Sequence[CatalogueItem]
@@ -125,6 +128,7 @@ class BundleParts:
     dictionary_version: str | None = None
     card: str = ""
     events: Sequence[str] = ()
+    timed: bool = True
 
     def save(self, folder: Path) -> None:
         """Write the bundle into `folder`, see `write_bundle`."""
@@ -188,6 +192,7 @@ def write_bundle(folder: Path, content: BundleParts) -> BundleManifest:
         created_from=dict(content.created_from),
         files=files,
         events=list(content.events),
+        timed=content.timed,
     )
     (folder / MANIFEST_NAME).write_text(_manifest_text(manifest), encoding="utf-8")
     return manifest

@@ -67,7 +67,7 @@ class EngineDescription:
     """What is served: versions, the models a request may name, and the size of the catalogue.
 
     `generation` is the number of the additions that are served, 0 for none; `texts` says whether items may be
-    given by their texts.
+    given by their texts, `times` whether the times of events and requests count.
     """
 
     bundle: str
@@ -79,3 +79,4 @@ class EngineDescription:
     added_items: int
     generation: int
     texts: bool
+    times: bool

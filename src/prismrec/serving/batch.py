@@ -136,7 +136,7 @@ class _Scorer:
     def __init__(self, bundle: Bundle, ranker: ServedRanker, popularity: ServedRanker, k: int, interests: int) -> None:
         import pyarrow as pa
 
-        self.ranker, self.k, self.interests = ranker, k, interests
+        self.ranker, self.k, self.interests, self.timed = ranker, k, interests, bundle.manifest.timed
         self.item_ids = pa.array([item.item_id for item in bundle.items], pa.string())
         self.active_N = torch.tensor([item.active for item in bundle.items])
         nobody = EventTable(np.zeros(2), np.zeros(0), None)
@@ -147,7 +147,7 @@ class _Scorer:
     @torch.inference_mode()
     def rows(self, part: UserEvents, progress: Callable[[int], None]) -> PartRows:
         """Recommendations and interests of a part's users."""
-        table = EventTable(part.offsets_U1, part.items_E, part.times_E).without_times(~part.timed_U)
+        table = EventTable(part.offsets_U1, part.items_E, part.times_E).without_times(~(part.timed_U & self.timed))
         ends_U = torch.from_numpy(np.diff(part.offsets_U1))
         known = torch.nonzero(ends_U).flatten()
         cold = torch.nonzero(ends_U == 0).flatten().numpy()

@@ -56,6 +56,7 @@ EMPTY_NOTE = "The history is empty: these are the most popular items."
 UNKNOWN_NOTE = "The catalogue knows no item of the history: these are the most popular items."
 UNCOUNTED_NOTE = "No event of the history is of a kind that counts: these are the most popular items."
 NEW_NOTE = " Each fifth one is new."
+UNTIMED_NOTE = "The models were trained without times: those of the request are left out."
 log = logging.getLogger(__name__)
 STEPS = {"lightweight_encoder": "encode", "recommender": "encode", "posterior": "posterior"}
 
@@ -169,6 +170,7 @@ class Engine:
         bundle: version of the bundle as a whole.
         counted_events: kinds of events that count in a history; all of them if empty.
         meter: takes notice of steps and answers.
+        timed: whether the models were trained on times; if not, those of a request are left out.
 
     Attributes:
         reader: makes vectors of texts; None where the bundle carries no text encoder.
@@ -189,6 +191,7 @@ class Engine:
         counted_events: Sequence[str] = (),
         meter: Meter | None = None,
         rows: ItemRows | None = None,
+        timed: bool = True,
     ) -> None:
         for needed in (POPULARITY, default_model):
             if needed not in rankers:
@@ -197,6 +200,7 @@ class Engine:
         self.meter = meter or Meter()
         self.reader: NewItemReader | None = None
         self.added: AddedItems | None = None
+        self.timed = timed
         self._counted_events = frozenset(counted_events)
         counts_N = np.zeros(len(items)) if rows is None else rows.counts_N[: len(items)]
         self._base = State(Catalogue(items, counts_N, len(items)), rankers, rows)  # without additions
@@ -250,6 +254,7 @@ class Engine:
             manifest.events,
             meter,
             rows,
+            manifest.timed,
         )
         engine._models, engine._folder, engine.reader, engine._index = models, folder, reader, index
         for name in models.keys() & STEPS.keys():
@@ -283,6 +288,7 @@ class Engine:
             added_items=len(state.catalogue) - state.catalogue.from_bundle,
             generation=state.generation,
             texts=self.reader is not None,
+            times=self.timed,
         )
 
     def recommend(self, history: Sequence[str | NewItem], **options: Any) -> Recommendation:
@@ -377,7 +383,8 @@ class Engine:
             else:
                 hidden_N = hidden_N[ranking.rows]
         items = lists.merged(ranking, hidden_N, question.k, question.diversity)
-        note = dial
+        untimed = UNTIMED_NOTE if question.timestamps and not self.timed else None
+        note = " ".join(filter(None, (dial, untimed))) or None
         if past.cold:
             name, note = POPULARITY, _cold_note(question.history, past)
             if any(state.catalogue.is_added(item.item_id) for item in items):
@@ -533,7 +540,7 @@ class Engine:
         seen = rows[kept_H]
         if counted:
             kept_H &= np.array([kind in counted for kind in events], dtype=bool)
-        times_H = np.array(timestamps, dtype=np.int64)[kept_H] if timestamps else None
+        times_H = np.array(timestamps, dtype=np.int64)[kept_H] if timestamps and self.timed else None
         return Past(rows[kept_H], times_H, seen, unknown, {row: item.title for item, row in guests.items()})
 
     def _put_guests(self, state: State, guests: Sequence[NewItem]) -> dict[NewItem, int]:

@@ -433,6 +433,7 @@ class ModelResponse(Answer):
     added_items: int = Field(description="Items added since the bundle was made.")
     generation: int = Field(description="Number of the additions that are served, one more for each; 0: none.")
     texts: bool = Field(description="Whether items may be given by their texts.")
+    times: bool = Field(description="Whether the times of events and requests count; if not, they are left out.")
 
 
 class FoundItem(Answer):

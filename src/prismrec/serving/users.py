@@ -154,7 +154,7 @@ def operations(
             _check_now(request.now, history)
             answer = engine.recommend(
                 [event.item_id for event in history],
-                timestamps=[event.timestamp for event in history],
+                timestamps=[event.timestamp for event in history] if engine.timed else [],
                 memory=UserMemory(histories, request.user, history),
                 **request.model_dump(exclude={"user"}),
             )

@@ -73,7 +73,7 @@ def assemble_bundle(
 
     Args:
         item_map: every known item, in the order of the item indices.
-        histories: all events, for the popularity counts.
+        histories: all events, for the popularity counts, and for whether times are known.
         evaluation_metrics: with the promotion verdict.
         model_card: goes into the bundle as its README.
         previous_bundle: the incumbent; None where nothing has been packaged yet.
@@ -112,6 +112,7 @@ def assemble_bundle(
         },
         card=model_card,
         events=(sequence_building_metrics or {}).get("counted_events", ()),
+        timed=histories.timed,
     )
 
 
