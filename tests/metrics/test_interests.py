@@ -154,6 +154,10 @@ def test_overlap_of_interests_by_hand() -> None:
     users = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
     known = torch.tensor([True] * 5 + [False])  # the last would be nearest to all
     # Of the first: {0, 1, 2}, {4, 3, 2} and {0, 1, 2}: pairs share 1, 3 and 1 items.
-    found = interests.interest_jaccard(users, items, known, 3)
+    found = interests.interest_jaccard([(users, items)], known, 3)
     assert found.tolist() == pytest.approx([(1 / 5 + 1 + 1 / 5) / 3, 1.0])
-    assert interests.interest_jaccard(users, items, known, 50).tolist() == [1.0, 1.0], "all items are near then"
+    # The same from two spaces, of which the second has its axes swapped.
+    swapped = [(users[:, :1], items), (users[:, 1:].flip(2), items.flip(1))]
+    assert torch.equal(interests.interest_jaccard(swapped, known, 3), found)
+    near = interests.interest_jaccard([(users, items)], known, 50)
+    assert near.tolist() == [1.0, 1.0], "all items are near then"

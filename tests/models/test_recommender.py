@@ -1,12 +1,14 @@
 """LLM recommender: no position sees its future, padding counts for nothing, a saved model is the same model."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, small_encoder
 from prismrec.models import backbone, load_model
@@ -25,7 +27,7 @@ def build(name: str, dropout: float = 0.3) -> Recommender:
     decoder = backbone.from_pretrained(name, backbone.scratch_config(16, 2, 2, 0.1, 64))
     if name == "scratch":
         randomise(decoder)
-    config = RecommenderConfig(DIM, QUERIES, RECENT, LONG, False, dropout, name)
+    config = RecommenderConfig(DIM, QUERIES, RECENT, LONG, False, dropout, name, num_items=NUM_ITEMS)
     recommender = Recommender(config, small_encoder(COARSE), decoder)
     weights = {key: parameter.detach().clone() for key, parameter in decoder.named_parameters()}
     randomise(recommender)
@@ -255,6 +257,33 @@ def test_recent_and_long_items_are_read_from_their_own_tables(scratch: Recommend
     assert torch.equal(seen.results[0], seen.results[1])
     assert not torch.equal(seen.results[0], seen.results[2])
     assert not torch.equal(plain.next_BLD, other.next_BLD)
+
+
+def test_items_are_read_and_ranked_with_their_offsets(scratch: Recommender) -> None:
+    scratch.trained_N[::3] = False
+    table, where = unchanged(), (torch.tensor([0, 1]), torch.tensor([20, 9]))
+    with torch.no_grad():
+        own_ND = torch.where(scratch.trained_N[:, None], RECENT_ND + scratch.offset_ND, RECENT_ND)
+        own_ND = F.normalize(own_ND, dim=-1)
+        found = ranker(scratch)
+        torch.testing.assert_close(found.items_ND, own_ND)
+        state = found.state(table, *where).refined
+        plain = Recommender(replace(scratch.config, num_items=0), scratch.encoder, scratch.backbone).eval()
+        weights = scratch.state_dict()
+        plain.load_state_dict({**weights, "offset_ND": weights["offset_ND"][:0], "trained_N": weights["trained_N"][:0]})
+        same = RecommenderRanker(plain, own_ND, own_ND, LONG_ND, found.recommendable_N).state(table, *where).refined
+    for one, other in zip(state, same, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_items_that_a_catalogue_gains_have_no_offset(scratch: Recommender) -> None:
+    grown_ND = torch.cat([RECENT_ND, item_vectors(3, seed=5)])
+    with torch.no_grad():
+        own_ND = scratch.items(grown_ND)
+        torch.testing.assert_close(own_ND[NUM_ITEMS:], grown_ND[NUM_ITEMS:])
+        assert torch.equal(own_ND[:NUM_ITEMS], scratch.items(RECENT_ND))
+        last = torch.tensor([[NUM_ITEMS - 1, NUM_ITEMS, NUM_ITEMS + 2]])
+        torch.testing.assert_close(scratch._read(grown_ND, last), own_ND[last])
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -103,9 +103,13 @@ def test_a_large_catalogue_gets_an_index_the_same_bytes_twice(tmp_path: Path, mo
     monkeypatch.setattr(index, "EXACT_ITEMS", 20)
     for name in ("one", "two"):
         assemble().save(tmp_path / name)
-        assert f"{index.PART}/{index.FILE}" in read_bundle(tmp_path / name).manifest.files
-    one, two = (sha256_folder(tmp_path / name / index.PART) for name in ("one", "two"))
-    assert one == two
+        files = read_bundle(tmp_path / name).manifest.files
+        assert {f"{part}/{index.FILE}" for part in (index.PART, index.RECOMMENDER_PART)} < files.keys()
+    one, two, other = (
+        sha256_folder(tmp_path / name / part)
+        for name, part in (("one", index.PART), ("two", index.PART), ("one", index.RECOMMENDER_PART))
+    )
+    assert one == two != other
 
 
 def test_the_bundle_reads_texts_by_itself(tmp_path: Path) -> None:
@@ -238,7 +242,9 @@ def test_the_pipeline_feeds_what_the_nodes_name() -> None:
 
 def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
     given = {name: MemoryDataset({"x": np.zeros(1)}) for name in nodes.MODEL_PARTS}
-    given["item_vectors"] = MemoryDataset({"vectors": np.eye(2, dtype=np.float32), "recommendable": np.ones(2, bool)})
+    known = parts().parts
+    given["item_vectors"] = MemoryDataset(known["item_vectors"])
+    given["recommender"] = MemoryDataset(known["recommender"], copy_mode="assign")
     given["dictionary"] = MemoryDataset(Dictionary(), copy_mode="assign")
     catalog = DataCatalog(
         {
@@ -258,8 +264,9 @@ def test_the_runner_passes_every_part_on(tmp_path: Path) -> None:
     )
     SequentialRunner().run(create_pipeline().only_nodes("packaging.assemble_bundle"), catalog)
     manifest = read_bundle(catalog.load("bundle")).manifest
-    tensors = {f"{name}.safetensors" for name in {*nodes.MODEL_PARTS, "popularity"} - {"dictionary"}}
+    tensors = {f"{name}.safetensors" for name in {*nodes.MODEL_PARTS, "popularity"} - {"dictionary", "recommender"}}
+    recommender = {"recommender/config.json", "recommender/model.safetensors"}
     others = {name for name in manifest.files if not name.startswith("text_encoder/")}
-    assert others == {"items.jsonl", "README.md", "dictionary/config.json", *tensors}
+    assert others == {"items.jsonl", "README.md", "dictionary/config.json", *recommender, *tensors}
     assert "text_encoder/model.safetensors" in manifest.files
     assert manifest.versions.dictionary == "d1"

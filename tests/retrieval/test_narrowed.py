@@ -39,15 +39,15 @@ def whole() -> MergedRanker:
 
 
 @pytest.fixture
-def index(whole: MergedRanker, monkeypatch: pytest.MonkeyPatch) -> ItemIndex:
+def indexes(whole: MergedRanker, monkeypatch: pytest.MonkeyPatch) -> dict[str, ItemIndex]:
     monkeypatch.setattr(index_module, "EXACT_ITEMS", 1_000)
     monkeypatch.setattr(module, "CANDIDATES", 100)
-    return ItemIndex.build(whole.tellers[0].items_ND, RECOMMENDABLE)
+    return {"lightweight_encoder": ItemIndex.build(whole.tellers[0].items_ND, RECOMMENDABLE)}
 
 
-def test_lists_are_nearly_those_of_the_whole_catalogue(whole: MergedRanker, index: ItemIndex) -> None:
+def test_lists_are_nearly_those_of_the_whole_catalogue(whole: MergedRanker, indexes: dict[str, ItemIndex]) -> None:
     always_A = torch.tensor([17, 4, 2_000])  # of which 4 may not be recommended
-    ranker = NarrowedRanker(whole, index, always_A)
+    ranker = NarrowedRanker(whole, indexes, always_A)
     offsets, items, times = histories([12] * USERS, ITEMS)
     shared = 0
     for start, end in pairwise(offsets.tolist()):
@@ -66,10 +66,12 @@ def test_lists_are_nearly_those_of_the_whole_catalogue(whole: MergedRanker, inde
     assert shared / (10 * USERS) >= 0.97
 
 
-def test_only_large_catalogues_and_rankers_with_interests_are_narrowed(whole: MergedRanker, index: ItemIndex) -> None:
+def test_only_large_catalogues_and_rankers_with_interests_are_narrowed(
+    whole: MergedRanker, indexes: dict[str, ItemIndex]
+) -> None:
     rankers = {"hymirec": whole, "popularity": PopularityRanker(np.ones(ITEMS), RECOMMENDABLE)}
     none = torch.zeros(0, dtype=torch.int64)
-    assert narrowed(rankers, None, none) == rankers
-    some = narrowed(rankers, index, none)
+    assert narrowed(rankers, {}, none) == rankers
+    some = narrowed(rankers, indexes, none)
     assert isinstance(some["hymirec"], NarrowedRanker)
     assert some["popularity"] is rankers["popularity"]

@@ -140,9 +140,13 @@ def _encoder() -> LightweightEncoder:
 def _recommender() -> Recommender:
     config = RecommenderConfig(
         dim=DIM, num_interests=NUM_INTERESTS, recent_length=5, long_length=20,
-        recent_from_codebook=False, dropout=0.0, backbone_name=backbone.SCRATCH,
+        recent_from_codebook=False, dropout=0.0, backbone_name=backbone.SCRATCH, num_items=NUM_ITEMS,
     )  # fmt: skip
-    return Recommender(config, _encoder(), backbone.from_config(DECODER)).eval()
+    recommender = Recommender(config, _encoder(), backbone.from_config(DECODER)).eval()
+    recommender.trained_N[UNTRAINED] = False
+    with torch.no_grad():
+        recommender.offset_ND.normal_(std=0.1)
+    return recommender
 
 
 def _counted() -> Counted:

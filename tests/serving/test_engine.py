@@ -19,7 +19,7 @@ from prismrec.models.item_text import NewItem
 from prismrec.models.rankers import InterestRanking, one_history
 from prismrec.retrieval import index as index_module
 from prismrec.retrieval import narrowed as narrowed_module
-from prismrec.retrieval.index import PART, ItemIndex
+from prismrec.retrieval.index import PART, RECOMMENDER_PART, ItemIndex
 from prismrec.retrieval.narrowed import NarrowedRanker
 from prismrec.serving.added_items import AddedItem
 from prismrec.serving.answers import Reason, Recommendation
@@ -481,9 +481,13 @@ def indexed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(narrowed_module, "CANDIDATES", 6)
     content = parts()
     vectors = content.parts["item_vectors"]
-    index = ItemIndex.build(torch.from_numpy(vectors["vectors"]), torch.from_numpy(vectors["recommendable"]))
+    shared_ND, recommendable_N = (torch.from_numpy(vectors[name]) for name in ("vectors", "recommendable"))
+    with torch.no_grad():
+        own_ND = content.parts["recommender"].items(shared_ND)
+    tables = {PART: shared_ND, RECOMMENDER_PART: own_ND}
+    indexes = {name: ItemIndex.build(table_ND, recommendable_N) for name, table_ND in tables.items()}
     content.save(tmp_path / "whole")
-    replace(content, parts={**content.parts, PART: index}).save(tmp_path / "bundle")
+    replace(content, parts={**content.parts, **indexes}).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -514,6 +518,16 @@ def test_a_large_catalogue_is_ranked_by_candidates_and_lists_are_full_all_the_sa
     assert isinstance(added, NarrowedRanker)
     assert added.always_A.tolist() == [60, 20]
     assert ids(engine.recommend(history, k=2, allow=["new", "i20"]).items)
+
+
+def test_each_interest_is_looked_up_among_the_items_as_its_model_ranks_them(indexed: Path) -> None:
+    rankers = Engine.load(indexed).rankers
+    found: Any = rankers["hymirec"]
+    of_recommender, of_encoder = (found.indexes[name].items_ND for name in ("llm_recommender", "lightweight_encoder"))
+    assert [teller.name for teller in found.whole.tellers] == ["llm_recommender", "lightweight_encoder"]
+    assert torch.equal(of_recommender, found.whole.tellers[0].items_ND)
+    assert torch.equal(of_encoder, found.whole.tellers[1].items_ND)
+    assert not torch.equal(of_recommender, of_encoder)
 
 
 def test_a_changed_index_is_refused(indexed: Path) -> None:

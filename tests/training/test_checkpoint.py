@@ -153,10 +153,11 @@ def test_what_a_task_keeps_of_its_parameters_tells_as_much_as_the_schedule_does(
 def test_a_task_is_placed_with_all_it_holds() -> None:
     """The meta device stands for a GPU: a tensor left behind would still have a device of its own."""
     made = task(Walks(random_lengths(20)))
-    assert made.items_ND is made.ranker.items_ND
+    assert made.items_ND is made.ranker.vectors_ND
     held.place(made, "meta")
     tensors = [*made.module.state_dict().values(), made.items_ND, made.ranker.long_ND, made.ranker.recommendable_N]
     tensors += [made.data.events.items_E, made.data.training_events.gaps_E, *made.data.validation]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert made.items_ND is made.ranker.items_ND, "held twice, kept once"
+    assert made.items_ND is made.ranker.vectors_ND, "held twice, kept once"
+    assert made.ranker.items_ND.device.type == "meta"
     assert made.generator.device.type == "cpu"

@@ -29,8 +29,9 @@ def ranker(parameters: LLMRecommenderParameters) -> RecommenderRanker:
         "scratch", backbone.scratch_config(parameters.hidden, parameters.layers, parameters.heads, 0.1, longest)
     )
     config = RecommenderConfig(
-        DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch"
-    )
+        DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch",
+        num_items=NUM_ITEMS if parameters.item_offsets else 0,
+    )  # fmt: skip
     recommender = Recommender(config, small_encoder(), decoder)
     return RecommenderRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
 
@@ -194,6 +195,26 @@ def test_item_vectors_are_frozen_and_everything_else_learns() -> None:
             pytest.fail(f"{name} does not learn")
         if parameter.grad is not None:
             assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_offsets_of_items_that_training_met_are_learned() -> None:
+    world = Walks(random_lengths(60, longest=28))
+    made = task(world)
+    made.recommender.trained_N[::4] = False
+    fit(made, training(epochs=2), seed=1)
+    moved_N = made.recommender.offset_ND.detach().abs().amax(1) > 0
+    assert torch.equal(moved_N, made.recommender.trained_N)
+    assert torch.equal(made.ranker.vectors_ND, ITEMS)
+    with torch.no_grad():
+        made.validate()
+    assert torch.equal(made.ranker.items_ND, made.recommender.items(ITEMS).detach())
+
+
+def test_without_offsets_items_are_ranked_as_they_are() -> None:
+    made = task(Walks(random_lengths(60, longest=28)), item_offsets=False)
+    fit(made, training(epochs=1), seed=1)
+    assert made.ranker.items_ND is made.ranker.vectors_ND
+    assert made.recommender.offset_ND.numel() == 0
 
 
 def weights(trained: nn.Module) -> dict[str, bytes]:

@@ -6,6 +6,7 @@
     README.md               the model card: data, licence, figures, limits
     <part>/                 a model folder (config.json, model.safetensors)
     index/index.faiss       candidates of a large catalogue; none in a small one
+    recommender_index/index.faiss   the same as the recommender ranks the items
     <part>.safetensors      plain tensors
 
 Our choice: nothing is unpickled, and nothing is used before it is verified: what is missing, cut short,

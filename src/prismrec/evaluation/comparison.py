@@ -198,13 +198,16 @@ def interest_values(
             seen = events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
             for name in group:
                 ranker = several[name].ranker
-                vectors_BKD = ranker.interest_vectors(events, users_B, ends_B)
-                assert vectors_BKD is not None, "a model of several interests has their vectors"
-                jaccard_B = interest_jaccard(vectors_BKD, ranker.items_ND, recommendable_N, NEAREST)
+                spaces = []
+                for teller in ranker.tellers:
+                    told_BKD = teller.interest_vectors(events, users_B, ends_B)
+                    assert told_BKD is not None, "a model of several interests has their vectors"
+                    spaces.append((told_BKD, teller.items_ND))
+                vectors_BKD = torch.cat([told_BKD for told_BKD, _ in spaces], dim=1)
                 found = {
                     "effective_rank": effective_rank(vectors_BKD),
                     "interest_cosine": interest_cosine(vectors_BKD),
-                    f"interest_jaccard@{NEAREST}": jaccard_B,
+                    f"interest_jaccard@{NEAREST}": interest_jaccard(spaces, recommendable_N, NEAREST),
                 }
                 if isinstance(ranker, ServedRanker):
                     claims = ranker.claims(events, users_B, ends_B)

@@ -8,6 +8,8 @@ Shapes: C users, T targets, B users of a batch, K interests, D dimension, k plac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -188,25 +190,25 @@ def interest_cosine(vectors_BKD: Tensor) -> Tensor:
     return among_all_B / (interests * (interests - 1))
 
 
-def interest_jaccard(vectors_BKD: Tensor, items_ND: Tensor, recommendable_N: Tensor, nearest: int) -> Tensor:
+def interest_jaccard(spaces: Sequence[tuple[Tensor, Tensor]], recommendable_N: Tensor, nearest: int) -> Tensor:
     """Mean Jaccard index of the pairs of a user's interests, each the set of items nearest to it: [B] float64.
 
     1 when all interests lead to the same items, 0 when no two share any.
 
     Args:
-        vectors_BKD: unit vectors, at least two a user.
-        items_ND: item vectors in the same space.
+        spaces: unit vectors [B, K, D] of interests, and item vectors [N, D] in the same space; of all spaces together
+            at least two interests a user.
         recommendable_N: which items count.
         nearest: items an interest; all that count, where they are fewer.
     """
-    users, interests, _ = vectors_BKD.shape
+    scores_BKN = torch.cat([vectors_BKD @ items_ND.T for vectors_BKD, items_ND in spaces], dim=1)
+    scores_BKN = scores_BKN.masked_fill(~recommendable_N, -torch.inf)
+    interests = scores_BKN.shape[1]
     assert interests > 1, "one interest makes no pair"
-    scores_PN = (vectors_BKD.flatten(0, 1) @ items_ND.T).masked_fill(~recommendable_N, -torch.inf)
-    lists_Pk = scores_PN.topk(min(nearest, int(recommendable_N.sum())), dim=1).indices
-    sets_PN = torch.zeros_like(scores_PN).scatter_(1, lists_Pk, 1.0)
-    sets_BKN = sets_PN.view(users, interests, -1)
+    lists_BKk = scores_BKN.topk(min(nearest, int(recommendable_N.sum())), dim=2).indices
+    sets_BKN = torch.zeros_like(scores_BKN).scatter_(2, lists_BKk, 1.0)
     common_BKK = (sets_BKN @ sets_BKN.transpose(1, 2)).double()
-    jaccard_BKK = common_BKK / (2 * lists_Pk.shape[1] - common_BKK)
+    jaccard_BKK = common_BKK / (2 * lists_BKk.shape[2] - common_BKK)
     return (jaccard_BKK.sum((1, 2)) - interests) / (interests * (interests - 1))
 
 

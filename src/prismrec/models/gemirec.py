@@ -95,7 +95,7 @@ class GemiRecRanker(CellRanker):
         return self._state(*self.context.state(events, users_B, ends_B))
 
     def _state(self, recent: EventBatch, refined: Refined) -> tuple[Tensor, Tensor | None]:
-        states_BLH = self.posterior(recent, refined.next_BLD, self.context.items_ND, self.table.cells_N)
+        states_BLH = self.posterior(recent, refined.next_BLD, self.context.vectors_ND, self.table.cells_N)
         return states_BLH[:, -1], self.prior(refined.next_BLD[:, -1])
 
     def cells_and_scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:

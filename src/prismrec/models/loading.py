@@ -66,10 +66,11 @@ def build_rankers(models: dict[str, Any], rows: ItemRows, folder: Path) -> dict[
         rankers.append(remembering(coarse, "interest_vectors"))
     if "recommender" in models:
         members = rankers[1:]
-        rankers.append(recommender := remembering(_recommender(models, rows, predictions=1), "state"))
+        every = _recommender(models, rows)
+        rankers.append(recommender := remembering(every.predicting(1), "state"))
         if "merge" in models:
             rankers.append(_merged(models, rows, [*members, recommender], folder))
-        refined = remembering(_recommender(models, rows), "state")  # one pass of the decoder for all that rest on it
+        refined = remembering(every, "state")  # one pass of the decoder for all that rest on it
         if "posterior" in models:
             rankers.append(gemirec := _gemirec(models, rows, refined, folder))
         if "unified_merge" in models:
@@ -78,11 +79,11 @@ def build_rankers(models: dict[str, Any], rows: ItemRows, folder: Path) -> dict[
     return {ranker.name: ranker for ranker in rankers}
 
 
-def _recommender(models: dict[str, Any], rows: ItemRows, predictions: int | None = None) -> RecommenderRanker:
+def _recommender(models: dict[str, Any], rows: ItemRows) -> RecommenderRanker:
     assert rows.decoded_ND is not None, "a recommender comes with a codebook"
     recommender = models["recommender"]
     recent_ND, long_ND = recent_and_long(rows.vectors_ND, rows.decoded_ND, recommender.config)
-    return RecommenderRanker(recommender, rows.vectors_ND, recent_ND, long_ND, rows.recommendable_N, predictions)
+    return RecommenderRanker(recommender, rows.vectors_ND, recent_ND, long_ND, rows.recommendable_N)
 
 
 def _merged(models: dict[str, Any], rows: ItemRows, rankers: Sequence[Ranker], folder: Path) -> MergedRanker:

@@ -139,10 +139,12 @@ class MergedRanker(InterestRanker):
 
     def __init__(self, members: Mapping[str, Ranker], merge: Merge, recommendable_N: Tensor) -> None:
         self.pool, self.recommendable_N = Pool(HYMIREC, members, merge), recommendable_N
-        self.tellers = [member for member in members.values() if isinstance(member, InterestRanker)]
         self.num_interests = sum(teller.num_interests for teller in self.tellers)
-        if self.tellers:  # there are none where all that members say is remembered
-            self.items_ND = self.tellers[0].items_ND
+
+    @property
+    def tellers(self) -> list[InterestRanker]:
+        """The members that tell interests apart."""
+        return [member for member in self.pool.members.values() if isinstance(member, InterestRanker)]
 
     @property
     def held(self) -> int:

@@ -87,6 +87,11 @@ class Ranker(ABC):
         """The users' interests as unit vectors [B, K, D]; None where the model knows no interests."""
         return None
 
+    @property
+    def tellers(self) -> Sequence[Ranker]:
+        """The rankers that its interests come from, in their order; each has item vectors in a space of its own."""
+        return [self]
+
     def among(self, rows_C: Tensor) -> Ranker:
         """The same ranker with the scores of some items only, in C columns."""
         return _Among(self, rows_C)
@@ -279,6 +284,7 @@ class RecommenderRanker(InterestRanker):
     """The LLM recommender by itself: refined interests and the "now" interest, merged with the gate's weights.
 
     Args:
+        vectors_ND: item vectors of the catalogue; the recommender ranks them with its offsets (`items_ND`).
         recent_ND: item vectors that recent items are read from.
         long_ND: item vectors that the long history is read from.
         predictions: of how many of the last events the state predicts the next; all if None, one is enough to rank by.
@@ -290,16 +296,28 @@ class RecommenderRanker(InterestRanker):
     def __init__(
         self,
         recommender: Recommender,
-        items_ND: Tensor,
+        vectors_ND: Tensor,
         recent_ND: VectorTable,
         long_ND: VectorTable,
         recommendable_N: Tensor,
         predictions: int | None = None,
     ) -> None:
-        self.recommender, self.items_ND, self.recommendable_N = recommender, items_ND, recommendable_N
+        self.recommender, self.vectors_ND, self.recommendable_N = recommender, vectors_ND, recommendable_N
         self.predictions = predictions
         self.recent_ND, self.long_ND = recent_ND, long_ND
         self.num_interests = recommender.config.num_interests + 1  # and "now"
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take the items as the recommender ranks them now; after its offsets have changed."""
+        self.items_ND = self.recommender.items(self.vectors_ND)
+
+    def predicting(self, predictions: int | None) -> RecommenderRanker:
+        """The same ranker with another number of predictions."""
+        other = copy.copy(self)
+        other.predictions = predictions
+        return other
 
     def state(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> RefinedState:
         """One forward pass over the recent window and the events before it."""

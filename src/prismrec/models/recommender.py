@@ -11,9 +11,12 @@
   vector, the "now" interest, joins the K refined interests. A gate weighs each interest for the merge.
 
 Items reach the model as vectors of two tables: `long_ND` for the long history (codebook-decoded), `recent_ND` for
-the recent items. Both are frozen and not part of the model.
+the recent items. Both are frozen and not part of the model. What it learns of items itself (our choice) are *offsets*:
+a recent item is read, and an item is ranked, as normalize(v_i + o_i). Items that training did not meet have none, nor
+have those that a catalogue gains later: these stand where the item tower puts them.
 
-Shapes: B users, L recent events, M long events, C coarse interests, K refined interests, D item dimension, H hidden.
+Shapes: B users, L recent events, M long events, C coarse interests, K refined interests, N items, D item dimension,
+H hidden.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from prismrec.quantization.code_table import VectorTable
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """Sizes of the recommender around its backbone."""
+    """Sizes of the recommender around its backbone; `num_items` have offsets, the first ones of the item table."""
 
     dim: int
     num_interests: int
@@ -51,6 +54,7 @@ class RecommenderConfig:
     dropout: float
     backbone_name: str
     long_from: str = "codebook"  # or "raw": the item vectors themselves
+    num_items: int = 0
 
 
 class Refined(NamedTuple):
@@ -70,6 +74,7 @@ class Recommender(nn.Module):
     """Coarse interests in, refined interests out, by a Hugging Face decoder."""
 
     kind: ClassVar[str] = "recommender"
+    trained_N: Tensor  # bool, which items may have an offset
 
     def __init__(self, config: RecommenderConfig, encoder: LightweightEncoder, decoder: backbone.Decoder) -> None:
         super().__init__()
@@ -88,6 +93,8 @@ class Recommender(nn.Module):
         self.head = nn.Sequential(nn.Linear(hidden, dim), nn.GELU(), nn.Linear(dim, dim), nn.Dropout(config.dropout))
         self.gate = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(config.dropout)
+        self.offset_ND = nn.Parameter(torch.zeros(config.num_items, dim))
+        self.register_buffer("trained_N", torch.ones(config.num_items, dtype=torch.bool))
         self.quick: QuickDecoder | None = None
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_SCALE).log())
         nn.init.zeros_(self.gap.weight)
@@ -103,6 +110,26 @@ class Recommender(nn.Module):
     def quicken(self) -> None:
         """Take the forms that are made for serving, where there are; weights must not change any more."""
         self.quick = QuickDecoder.of(self.backbone)
+
+    def items(self, items_ND: Tensor) -> Tensor:
+        """Item vectors as this model ranks them: [N, D], unit length.
+
+        Args:
+            items_ND: item vectors of the catalogue, which may have grown since training.
+        """
+        if not self.config.num_items:
+            return items_ND
+        offset_ND = self.offset_ND * self.trained_N[:, None]
+        return F.normalize(items_ND + F.pad(offset_ND, (0, 0, 0, len(items_ND) - len(offset_ND))), dim=-1)
+
+    def _read(self, items_ND: VectorTable, items_BL: Tensor) -> Tensor:
+        """[B, L, D] vectors of recent items, with their offsets."""
+        vectors_BLD = items_ND[items_BL]
+        if not self.config.num_items:
+            return vectors_BLD
+        place_BL = items_BL.clamp_max(self.config.num_items - 1)
+        known_BL = self.trained_N[place_BL] & (place_BL == items_BL)
+        return F.normalize(vectors_BLD + F.embedding(place_BL, self.offset_ND) * known_BL[..., None], dim=-1)
 
     def coarse(self, long: EventBatch, long_ND: VectorTable) -> Tensor:
         """Coarse interests of the events before the recent window: [B, C, D]; null vectors where there are none."""
@@ -133,7 +160,7 @@ class Recommender(nn.Module):
         length = predictions or length
         coarse_BCH = self.coarse_in(self.coarse(long, long_ND))
         until_BLH = self.until(recent.until_BL)
-        event_BLH = self.item_in(recent_ND[recent.items_BL]) + self.gap(recent.gaps_BL) + until_BLH
+        event_BLH = self.item_in(self._read(recent_ND, recent.items_BL)) + self.gap(recent.gaps_BL) + until_BLH
         query_BKH = self.query_KH + until_BLH[:, -1:]
         inputs = self.input_norm(torch.cat([coarse_BCH, event_BLH, query_BKH], dim=1))
         always = recent.mask_BL.new_ones
@@ -150,7 +177,11 @@ class Recommender(nn.Module):
         return backbone.run(self.backbone, inputs, mask)[:, -outputs:]
 
     def interest_scores(self, refined: Refined, items_ND: Tensor) -> Tensor:
-        """Score of every item under every interest, on one scale: [B, K+1, N]; merged by log-sum-exp."""
+        """Score of every item under every interest, on one scale: [B, K+1, N]; merged by log-sum-exp.
+
+        Args:
+            items_ND: as `items` gives them.
+        """
         return self.scale * refined.interests @ items_ND.T + refined.gate_BK1[..., None]
 
     def save(self, folder: Path) -> None:

@@ -58,6 +58,10 @@ class LLMRecommenderParameters(StageParameters):
         default="codebook", description="Read the long history decoded from the codebook, or from the item vectors."
     )
     train_encoder: bool = Field(description="Go on training the recommender's copy of the lightweight encoder.")
+    item_offsets: bool = Field(
+        description="Learn an offset of every item's vector, for the recommender's own reading and ranking; without, "
+        "it takes the item tower's vectors as they are (the paper)."
+    )
     target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
     matching_weight: float = Field(default=1.0, ge=0, description="Weight of the matching loss (1: as the paper).")
     next_item_weight: float = Field(

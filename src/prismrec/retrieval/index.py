@@ -38,6 +38,7 @@ NOISE = 0.5  # of a sampled search, beside the item's own length of one
 MARGIN = 1.25  # candidates for a place, as half precision may swap neighbours
 FILE = "index.faiss"
 PART = "index"  # of a bundle
+RECOMMENDER_PART = "recommender_index"  # of the items as a recommender with offsets ranks them
 
 
 class Found(NamedTuple):
@@ -105,11 +106,6 @@ class ItemIndex:
         cells = faiss.read_index(str(folder / FILE))
         assert cells.ntotal == int(recommendable_N.sum()), "the index is of another item table"
         return cls(items_ND, recommendable_N, cells)
-
-    @classmethod
-    def of_bundle(cls, folder: Path, items_ND: Tensor, recommendable_N: Tensor) -> Self | None:
-        """The index of a bundle; None where its catalogue is small enough to be scored as a whole."""
-        return cls.load(folder / PART, items_ND, recommendable_N) if (folder / PART).is_dir() else None
 
     def _shown(self, hidden: Tensor | None) -> Tensor:
         shown_N = self.recommendable_N

@@ -16,18 +16,28 @@ Shapes: B users, K interests, N rows, C candidates, A rows that are always candi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from prismrec.models.events import EventTable
 from prismrec.models.merge import MergedRanker
-from prismrec.models.rankers import InterestRanker, InterestRanking, ServedRanker, everybody
-from prismrec.retrieval.index import ItemIndex
+from prismrec.models.rankers import (
+    LIGHTWEIGHT_ENCODER,
+    LLM_RECOMMENDER,
+    InterestRanker,
+    InterestRanking,
+    ServedRanker,
+    everybody,
+)
+from prismrec.retrieval.index import PART, RECOMMENDER_PART, ItemIndex
 
 # Of one interest: more than the longest list, and what a history hides of it. The index promises its recall for the
 # first `index.LENGTH` of them; those after come from the same cells, and fewer of them may be found.
 CANDIDATES = 500
+# Parts of a bundle, by the ranker whose interests are looked up in them.
+PARTS = {LIGHTWEIGHT_ENCODER: PART, LLM_RECOMMENDER: RECOMMENDER_PART}
 
 
 class NarrowedRanker(ServedRanker):
@@ -35,12 +45,12 @@ class NarrowedRanker(ServedRanker):
 
     Args:
         whole: scores everything; one pass of its networks serves interests and scores, if it remembers them.
-        index: of its items.
+        indexes: of the items, in the space of each ranker that tells interests (`Ranker.tellers`), by its name.
         always_A: int64 rows that are candidates for everybody.
     """
 
-    def __init__(self, whole: InterestRanker, index: ItemIndex, always_A: Tensor) -> None:
-        self.whole, self.index, self.always_A = whole, index, always_A
+    def __init__(self, whole: InterestRanker, indexes: Mapping[str, ItemIndex], always_A: Tensor) -> None:
+        self.whole, self.indexes, self.always_A = whole, indexes, always_A
         self.name, self.reads_time, self.num_interests = whole.name, whole.reads_time, whole.num_interests
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
@@ -71,9 +81,11 @@ class NarrowedRanker(ServedRanker):
     def candidates(self, events: EventTable) -> Tensor:
         """[C] rows, rising, that the one user of a table may get."""
         asked = events, *everybody(events)
-        vectors_1KD = self.whole.interest_vectors(*asked)
-        assert vectors_1KD is not None
-        found = [self.always_A, self.index.candidates(vectors_1KD[0], CANDIDATES)]
+        found = [self.always_A]
+        for teller in self.whole.tellers:
+            vectors_1KD = teller.interest_vectors(*asked)
+            assert vectors_1KD is not None
+            found.append(self.indexes[teller.name].candidates(vectors_1KD[0], CANDIDATES))
         if isinstance(self.whole, MergedRanker):
             for member in self.whole.pool.members.values():
                 if not isinstance(member, InterestRanker):
@@ -83,11 +95,30 @@ class NarrowedRanker(ServedRanker):
         return rows_C[self.whole.recommendable_N[rows_C]]
 
 
-def narrowed(rankers: Mapping[str, ServedRanker], index: ItemIndex | None, always_A: Tensor) -> dict[str, ServedRanker]:
-    """The rankers, those with interests of their own over candidates if there is an index."""
-    if index is None or index.cells is None:
+def read_indexes(folder: Path, rankers: Mapping[str, ServedRanker]) -> dict[str, ItemIndex]:
+    """Indexes of a bundle by the ranker whose interests they know; none where its catalogue is scored as a whole.
+
+    Args:
+        rankers: the bundle's, with the items that the indexes are of.
+    """
+    found = {}
+    for name in PARTS.keys() & rankers.keys():
+        part = folder / PARTS[name]
+        part = part if part.is_dir() else folder / PART  # a recommender without offsets ranks the items as they are
+        if part.is_dir():
+            ranker = rankers[name]
+            assert isinstance(ranker, InterestRanker)
+            found[name] = ItemIndex.load(part, ranker.items_ND, ranker.recommendable_N)
+    return found
+
+
+def narrowed(
+    rankers: Mapping[str, ServedRanker], indexes: Mapping[str, ItemIndex], always_A: Tensor
+) -> dict[str, ServedRanker]:
+    """The rankers, those with interests of their own over candidates if there are indexes."""
+    if not indexes:
         return dict(rankers)
     return {
-        name: NarrowedRanker(ranker, index, always_A) if isinstance(ranker, InterestRanker) else ranker
+        name: NarrowedRanker(ranker, indexes, always_A) if isinstance(ranker, InterestRanker) else ranker
         for name, ranker in rankers.items()
     }

@@ -207,7 +207,7 @@ class Engine:
         self._state = self._base
         self._refused: str | None = None  # mark of the additions that are damaged
         self._models: dict[str, Any] = {}
-        self._index: ItemIndex | None = None
+        self._indexes: dict[str, ItemIndex] = {}
         self._folder = Path()
         cells: dict[str, int] = {}
         if rows is not None and rows.dictionary is not None:
@@ -234,19 +234,19 @@ class Engine:
         from prismrec.models.item_rows import ItemRows
         from prismrec.models.loading import build_rankers, load_models, quickened
         from prismrec.models.new_items import NewItemReader
-        from prismrec.retrieval.index import ItemIndex
-        from prismrec.retrieval.narrowed import narrowed
+        from prismrec.retrieval.narrowed import narrowed, read_indexes
 
         bundle = read_bundle(folder)
         manifest = bundle.manifest
         models, reader = quickened(load_models(folder)), NewItemReader.load(folder)
         no_rows, no_vectors = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
         rows = ItemRows.load(folder)
-        index = ItemIndex.of_bundle(folder, rows.vectors_ND, rows.recommendable_N)
         rows = rows.grown(no_rows, no_vectors, 0 if reader is None else MAX_TEXTS)
+        rankers = build_rankers(models, rows, folder)
+        indexes = read_indexes(folder, rankers)
         engine = cls(
             bundle.items,
-            narrowed(build_rankers(models, rows, folder), index, rows.changed_X),
+            narrowed(rankers, indexes, rows.changed_X),
             manifest.default_model,
             manifest.versions,
             bundle.labels,
@@ -256,7 +256,7 @@ class Engine:
             rows,
             manifest.timed,
         )
-        engine._models, engine._folder, engine.reader, engine._index = models, folder, reader, index
+        engine._models, engine._folder, engine.reader, engine._indexes = models, folder, reader, indexes
         for name in models.keys() & STEPS.keys():
             engine._watch.watch(models[name], STEPS[name])
         if added is not None and reader is not None:
@@ -523,7 +523,7 @@ class Engine:
             changed.append(CatalogueItem(row, item.item_id, item.title, item.categories, True))
         rows = old.rows.grown(torch.tensor(rows_X), torch.from_numpy(generation.vectors_XD), MAX_TEXTS)
         catalogue = old.catalogue.with_items(changed, rows.counts_N[:total])
-        rankers = narrowed(build_rankers(self._models, rows, self._folder), self._index, rows.changed_X)
+        rankers = narrowed(build_rankers(self._models, rows, self._folder), self._indexes, rows.changed_X)
         return State(catalogue, rankers, rows, generation.number, generation.mark)
 
     def _past(self, state: State, question: Question) -> Past:

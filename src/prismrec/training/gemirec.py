@@ -55,7 +55,7 @@ class _GemiRecTask:
         part: float | None = None,
     ) -> None:
         self.ranker, self.data, self.training, self.part = ranker, data, training, part
-        self.table, self.items_ND = ranker.table, ranker.context.items_ND
+        self.table, self.items_ND, self.vectors_ND = ranker.table, ranker.context.items_ND, ranker.context.vectors_ND
         ranker.context.recommender.requires_grad_(False)  # frozen, for whoever counts gradients too
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -128,7 +128,7 @@ class PosteriorTask(_GemiRecTask):
     def loss(self, batch: Crops, share: Share = WHOLE) -> Loss:
         """Exact joint negative log-likelihood of the cells; the mean over a position's targets, then over positions."""
         chosen = self.positions(batch, share)
-        states = self.posterior(chosen.recent, chosen.context_BLD, self.items_ND, self.table.cells_N)
+        states = self.posterior(chosen.recent, chosen.context_BLD, self.vectors_ND, self.table.cells_N)
         with torch.no_grad():
             prior_PG = self.ranker.prior(chosen.rows.take(chosen.context_BLD))
         cells_PT, share_PT = self.targets(chosen)
@@ -235,7 +235,7 @@ class RetrievalTask(_GemiRecTask):
     def conditions(self, chosen: Positions) -> Tensor:
         """The cell each position is conditioned on: the target's, or for a share of them one of the posterior's."""
         posterior, rows = self.ranker.posterior, chosen.rows
-        states = rows.take(posterior(chosen.recent, chosen.context_BLD, self.items_ND, self.table.cells_N))
+        states = rows.take(posterior(chosen.recent, chosen.context_BLD, self.vectors_ND, self.table.cells_N))
         log_PG = posterior.log_probabilities(states, self.ranker.prior(rows.take(chosen.context_BLD)))
         below_PG = log_PG.exp().cumsum(1)
         drawn_P1 = torch.searchsorted(below_PG, chosen.draws_PX[:, 1:] * below_PG[:, -1:], right=True)

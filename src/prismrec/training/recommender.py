@@ -54,14 +54,14 @@ def _training_counts(data: TrainingData) -> Tensor:
 
 
 class RecommenderTask:
-    """The LLM recommender on frozen item vectors; the ranker holds both."""
+    """The LLM recommender on frozen item vectors, to which it may learn offsets; the ranker holds both."""
 
     name = "llm recommender"
 
     def __init__(self, ranker: RecommenderRanker, data: TrainingData, parameters: LLMRecommenderParameters) -> None:
         self.ranker, self.data, self.parameters = ranker, data, parameters
         self.module = self.recommender = ranker.recommender
-        self.items_ND = ranker.items_ND
+        self.items_ND = ranker.vectors_ND
         self.generator = torch.Generator().manual_seed(parameters.seed)
         self.share_N = None  # of every item among the negatives
         if parameters.negatives != "full":
@@ -128,16 +128,16 @@ class RecommenderTask:
         after = self.data.events.cut(
             batch.users_B, batch.cuts_B, batch.cuts_B + batch.ahead_B, self.parameters.target_window
         )
-        scale = self.recommender.scale
+        scale, items_ND = self.recommender.scale, self.recommender.items(self.items_ND)
         matching = dmil_loss(
-            refined.refined_BKD, after.items_BL, after.mask_BL, self.items_ND, scale,
+            refined.refined_BKD, after.items_BL, after.mask_BL, items_ND, scale,
             self.parameters.duplicate_cosine, lottery_BW, negatives,
         )  # fmt: skip
         first_B = self.data.events.item_at(batch.users_B, batch.cuts_B)
-        next_item = self._next_item(recent, refined, first_B, predicted, negatives)
+        next_item = self._next_item(recent, refined, items_ND, first_B, predicted, negatives)
         everybody_B = torch.arange(len(first_B), device=first_B.device)
         merge = merged_cross_entropy(
-            refined.interests, first_B, self.items_ND, scale, refined.gate_BK1, negatives and negatives.of(everybody_B)
+            refined.interests, first_B, items_ND, scale, refined.gate_BK1, negatives and negatives.of(everybody_B)
         )
         rows = int(batch.ahead_B.sum()), len(predicted.users_P), len(first_B)
         matching, next_item, merge = (
@@ -149,14 +149,21 @@ class RecommenderTask:
         return Loss(total, {"matching": matching, "next_item": next_item, "merge": merge})
 
     def _next_item(
-        self, recent: EventBatch, refined: Refined, first_B: Tensor, predicted: Places, negatives: Negatives | None
+        self,
+        recent: EventBatch,
+        refined: Refined,
+        items_ND: Tensor,
+        first_B: Tensor,
+        predicted: Places,
+        negatives: Negatives | None,
     ) -> Tensor:
         targets_BL = torch.cat([recent.items_BL[:, 1:], first_B[:, None]], dim=1)
         return catalogue_cross_entropy(
-            predicted.take(refined.next_BLD), predicted.take(targets_BL), self.items_ND, self.recommender.scale,
+            predicted.take(refined.next_BLD), predicted.take(targets_BL), items_ND, self.recommender.scale,
             None, negatives and negatives.of(predicted.users_P),
         )  # fmt: skip
 
     def validate(self) -> dict[str, float]:
         """Full ranking of the validation events by the merge of all interests."""
+        self.ranker.refresh()
         return self.data.validate(self.ranker)

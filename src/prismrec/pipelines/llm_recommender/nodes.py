@@ -34,7 +34,7 @@ def merge_members(refined: Any, lightweight_encoder: Any, counted: Any) -> dict[
     """
     from prismrec.models.rankers import LightweightEncoderRanker
 
-    coarse = LightweightEncoderRanker(lightweight_encoder, refined.items_ND, refined.recommendable_N)
+    coarse = LightweightEncoderRanker(lightweight_encoder, refined.vectors_ND, refined.recommendable_N)
     return {member.name: member for member in (refined, coarse, *counted.rankers())}
 
 
@@ -146,8 +146,11 @@ def train_recommender(
         parameters.dropout,
         parameters.backbone,
         parameters.long_from,
+        len(item_vectors["vectors"]) if parameters.item_offsets else 0,
     )
     recommender = Recommender(config, lightweight_encoder, decoder)
+    if parameters.item_offsets:
+        recommender.trained_N.copy_(torch.from_numpy(item_vectors["trained"]))
     recommender.encoder.requires_grad_(parameters.train_encoder)
     recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)

@@ -99,7 +99,7 @@ def assemble_bundle(
     ]
     if text_model is not None and text_encoding is not None:
         parts |= _text_parts(text_model, text_encoding, parts.pop("text_embeddings"))
-    parts |= _index_part(parts["item_vectors"])
+    parts |= _index_parts(parts["item_vectors"], parts.get("recommender"))
     return BundleParts(
         items=items,
         parts={**parts, POPULARITY: {"counts": _popularity(histories, len(items))}},
@@ -116,15 +116,19 @@ def assemble_bundle(
     )
 
 
-def _index_part(item_vectors: Mapping[str, Any]) -> dict[str, Any]:
-    """The index of a large catalogue; a small one needs none."""
+def _index_parts(item_vectors: Mapping[str, Any], recommender: Any) -> dict[str, Any]:
+    """The indexes of a large catalogue, one as the recommender ranks it if that differs; a small one needs none."""
     import torch
 
-    from prismrec.retrieval.index import PART, ItemIndex
+    from prismrec.retrieval.index import PART, RECOMMENDER_PART, ItemIndex
 
     vectors_ND, recommendable_N = (torch.as_tensor(item_vectors[name]) for name in ("vectors", "recommendable"))
-    index = ItemIndex.build(vectors_ND, recommendable_N)
-    return {} if index.cells is None else {PART: index}
+    tables = {PART: vectors_ND}
+    if recommender is not None and recommender.config.num_items:
+        with torch.no_grad():
+            tables[RECOMMENDER_PART] = recommender.items(vectors_ND)
+    indexes = {name: ItemIndex.build(table_ND, recommendable_N) for name, table_ND in tables.items()}
+    return {name: index for name, index in indexes.items() if index.cells is not None}
 
 
 def _text_parts(text_model: Path, text_encoding: Mapping[str, Any], embeddings: Mapping[str, Any]) -> dict[str, Any]:
