@@ -112,7 +112,7 @@ def recommender_task(
         long_from=parameters.long_from,
         dropout=parameters.dropout,
         backbone_name=parameters.backbone,
-        num_items=exchange.num_items if parameters.item_offsets else 0,
+        num_items=exchange.num_items if parameters.item_offset_rate else 0,
     )
     recommender = Recommender(config, LightweightEncoder(sizes), decoder)
     recommender.encoder.requires_grad_(parameters.train_encoder)

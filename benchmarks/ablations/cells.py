@@ -144,7 +144,7 @@ CELLS = {
         _llm("w_3", "W = 3 in stage 5", target_window=3),
         _llm("w_10", "W = 10 in stage 5", target_window=10),
         _llm("w_20", "W = 20 in stage 5", target_window=20),
-        _llm("no_item_offsets", "no offsets of items in stage 5 (the paper)", item_offsets=False),
+        _llm("no_item_offsets", "no offsets of items in stage 5 (the paper)", item_offset_rate=0.0),
         _llm("no_codebook", "long history from raw item vectors", long_from="raw"),
         _llm("recent_from_codebook", "recent items decoded too", recent_from_codebook=True),
         _codebook("euclidean", "Euclidean residual quantisation", assignment="euclidean"),

@@ -69,7 +69,7 @@ def recommender_parameters(**changes: Any) -> LLMRecommenderParameters:
         "seed": 0, "backbone": "scratch", "tuning": "full", "lora_rank": 2, "hidden": 16, "layers": 1, "heads": 2,
         "kv_heads": None, "head_dim": None, "intermediate": None, "negatives": "full", "num_negatives": 64,
         "negative_exponent": 0.75, "dropout": 0.1, "num_interests": 2, "recent_length": 6, "long_length": 20,
-        "recent_from_codebook": False, "train_encoder": True, "item_offsets": True, "target_window": 4,
+        "recent_from_codebook": False, "train_encoder": True, "item_offset_rate": 0.5, "target_window": 4,
         "next_item_weight": 1.0, "merge_weight": 0.5,
         "duplicate_cosine": 0.98, "gradient_checkpointing": False, "compile": False,
         "transitions": {"decays": (), "ridge": 1.0, "kept": 8, "max_items": 100}, "recent_days": 7,

@@ -30,7 +30,7 @@ def ranker(parameters: LLMRecommenderParameters) -> RecommenderRanker:
     )
     config = RecommenderConfig(
         DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch",
-        num_items=NUM_ITEMS if parameters.item_offsets else 0,
+        num_items=NUM_ITEMS if parameters.item_offset_rate else 0,
     )  # fmt: skip
     recommender = Recommender(config, small_encoder(), decoder)
     return RecommenderRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
@@ -211,7 +211,7 @@ def test_offsets_of_items_that_training_met_are_learned() -> None:
 
 
 def test_without_offsets_items_are_ranked_as_they_are() -> None:
-    made = task(Walks(random_lengths(60, longest=28)), item_offsets=False)
+    made = task(Walks(random_lengths(60, longest=28)), item_offset_rate=0.0)
     fit(made, training(epochs=1), seed=1)
     assert made.ranker.items_ND is made.ranker.vectors_ND
     assert made.recommender.offset_ND.numel() == 0

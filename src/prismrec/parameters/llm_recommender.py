@@ -58,9 +58,11 @@ class LLMRecommenderParameters(StageParameters):
         default="codebook", description="Read the long history decoded from the codebook, or from the item vectors."
     )
     train_encoder: bool = Field(description="Go on training the recommender's copy of the lightweight encoder.")
-    item_offsets: bool = Field(
-        description="Learn an offset of every item's vector, for the recommender's own reading and ranking; without, "
-        "it takes the item tower's vectors as they are (the paper)."
+    item_offset_rate: float = Field(
+        ge=0,
+        le=1,
+        description="Share of the learning rate at which the recommender learns an offset of every item's vector, for "
+        "its own reading and ranking; 0: none, it takes the item tower's vectors as they are (the paper).",
     )
     target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
     matching_weight: float = Field(default=1.0, ge=0, description="Weight of the matching loss (1: as the paper).")

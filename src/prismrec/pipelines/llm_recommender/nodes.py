@@ -146,11 +146,12 @@ def train_recommender(
         parameters.dropout,
         parameters.backbone,
         parameters.long_from,
-        len(item_vectors["vectors"]) if parameters.item_offsets else 0,
+        len(item_vectors["vectors"]) if parameters.item_offset_rate else 0,
     )
     recommender = Recommender(config, lightweight_encoder, decoder)
-    if parameters.item_offsets:
+    if parameters.item_offset_rate:
         recommender.trained_N.copy_(torch.from_numpy(item_vectors["trained"]))
+        recommender.offset_ND.rate_share = parameters.item_offset_rate
     recommender.encoder.requires_grad_(parameters.train_encoder)
     recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
