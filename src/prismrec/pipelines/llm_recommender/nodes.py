@@ -151,7 +151,8 @@ def train_recommender(
     recommender = Recommender(config, lightweight_encoder, decoder)
     if parameters.item_offset_rate:
         recommender.trained_N.copy_(torch.from_numpy(item_vectors["trained"]))
-        recommender.offset_ND.rate_share = parameters.item_offset_rate
+        offset: Any = recommender.offset_ND
+        offset.rate_share = parameters.item_offset_rate  # the loop reads it
     recommender.encoder.requires_grad_(parameters.train_encoder)
     recommender.encoder.log_scale.requires_grad_(False)  # only the encoder's own ranking uses it
     trained = sum(p.numel() for p in recommender.parameters() if p.requires_grad)
