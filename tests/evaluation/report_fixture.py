@@ -48,6 +48,7 @@ def parameters(**changes: Any) -> PromotionParameters:
         "min_coverage_share": 0.8,
         "max_interest_cosine": 0.95,
         "min_effective_rank": 1.5,
+        "max_interest_share": 0.9,
         "min_cold_recall_share": 0.8,
         "min_utilisation": 0.25,
     }

@@ -10,6 +10,7 @@ import torch
 
 from prismrec.evaluation import comparison
 from prismrec.evaluation.comparison import Facts, Part, Row, Settings
+from prismrec.evaluation.evaluate import evaluate
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.evaluation.promotion import IncumbentRanker
 from prismrec.evaluation.protocols import make_cases
@@ -90,7 +91,9 @@ VALIDATION = {"strong": {"ndcg@10": 0.25}}
 def test_figures_are_means_over_users(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
     figures = comparison.figures(VALIDATION, part, facts, SETTINGS)
-    lists = part.ranked["strong"].lists_CK
+    strong_row = {"strong": part.rows["strong"].ranker}
+    ranked = evaluate(strong_row, part.rows["strong"].events, part.cases, facts.recommendable_N, "filtered")
+    lists = ranked["strong"].lists_CK
     targets = part.cases.targets_CT
     hits = np.array([np.isin(own, best[:10]) for own, best in zip(targets, lists, strict=True)])
     strong = figures["models"]["strong"]
@@ -230,7 +233,9 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
     assert max(asked["vectors"]) == max(asked["strongest"]) == 5
     assert points == sorted(points), "all points of a chunk before the next, so that what is remembered serves them all"
     assert {number for _, number in points} == {1, 2, 3}
-    assert IncumbentRanker(one.ranker, one.ranker, ITEMS, 0).held == 7, "it has one interest, its model three"
+    assert IncumbentRanker(one.ranker, one.ranker, ITEMS, appended=0, timed=True).held == 7, (
+        "it has one interest, its model three"
+    )
 
 
 def test_the_curve_follows_the_number_of_interests(parts: tuple[Part, Facts]) -> None:

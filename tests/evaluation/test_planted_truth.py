@@ -46,7 +46,7 @@ def test_planted_slices_add_up(instrument: Instrument) -> None:
     built = instrument.built
     planted = read_planted(instrument.truth, built.item_map, built.user_map, built.histories)
     parts = slices(instrument.cases, instrument.events, instrument.counts, planted)
-    figures = slice_figures(instrument.ranked, parts, draws=200)
+    figures = slice_figures({name: row.ranks for name, row in instrument.ranked.items()}, parts, draws=200)
     found = {part["label"]: part for part in figures if part["slice"] == PLANTED}
     held = [f"{number} interests" for number in (2, 3, 4, 5)]
     assert sum(found[label]["cases"] for label in held) == WORLD.users

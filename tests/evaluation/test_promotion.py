@@ -1,5 +1,6 @@
 """The promotion verdict: who is the candidate, what it has to beat and may not break; the incumbent's ranker."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from prismrec.evaluation.promotion import (
     Incumbent,
     choose_candidate,
     incumbent_ranker,
+    known_histories,
     read_incumbent,
     verdict,
 )
-from prismrec.models.events import EventTable
+from prismrec.models.events import UNKNOWN_GAP, UNKNOWN_TIME, EventTable, gap_buckets
 from prismrec.models.loading import load_rankers
 from prismrec.models.rankers import PopularityRanker
 from serving.bundles import NUM_ITEMS, catalogue, parts
 
 KNOWN = [item.item_id for item in catalogue()]
 LATER = [f"new{number}" for number in range(5)]
+DAY = 86_400
 ANY_RANKER = PopularityRanker(np.ones(3), torch.ones(3, dtype=torch.bool))
 
 
@@ -66,9 +69,8 @@ def test_without_an_incumbent_the_guards_decide() -> None:
     found = verdict(report(incumbent=False), None, parameters())
     assert found["promoted"]
     assert found["incumbent"] is found["difference"] is found["low"] is None
-    for name in ("coverage_against_incumbent", "cold_recall"):
-        assert guard(found, name)["value"] is None
-        assert "not applicable: there is no incumbent" in guard(found, name)["note"]
+    assert "not applicable: there is no incumbent" in guard(found, "coverage_against_incumbent")["note"]
+    assert guard(found, "cold_recall")["limit"] == 10 / 3416
     assert not verdict(report(incumbent=False), None, parameters(min_coverage=0.7))["promoted"]
 
 
@@ -86,6 +88,7 @@ def test_nothing_is_promoted_over_an_incumbent_that_cannot_be_read() -> None:
         ("coverage_against_incumbent", {"min_coverage_share": 1.0}),
         ("interest_cosine", {"max_interest_cosine": 0.3}),
         ("effective_rank", {"min_effective_rank": 3.2}),
+        ("largest_interest_share", {"max_interest_share": 0.4}),
         ("cold_recall", {"min_cold_recall_share": 10.0}),
         ("utilisation", {"min_utilisation": 0.84}),
     ],
@@ -122,14 +125,37 @@ def test_a_few_cold_items_are_left_to_chance(cases: int, kept: bool) -> None:
     assert (guard(found, "cold_recall")["note"] == note) == kept
 
 
-def test_collapse_does_not_apply_to_cells_of_a_dictionary() -> None:
+@pytest.mark.parametrize("with_incumbent", [True, False])
+def test_cold_items_have_to_be_found_more_often_than_by_chance(with_incumbent: bool) -> None:
+    figures = report(incumbent=with_incumbent)
+    (cold,) = [part for part in figures["slices"] if part["slice"] == "cold_items"]
+    cold["models"]["hymirec"]["recall@10"] = [0.0, 0.0, 0.0]
+    if with_incumbent:  # it does not know them
+        cold["models"]["incumbent"]["recall@10"] = [0.0, 0.0, 0.0]
+    found = verdict(figures, incumbent() if with_incumbent else None, parameters())
+    assert not guard(found, "cold_recall")["kept"]
+    assert guard(found, "cold_recall")["note"].endswith("at least 0.0029, chance")
+    assert not found["promoted"]
+
+
+def test_the_same_list_for_everybody_is_no_coverage() -> None:
+    figures = report(incumbent=False)
+    figures["models"]["hymirec"]["coverage@10"] = figures["models"]["popularity"]["coverage@10"]
+    found = verdict(figures, None, parameters(min_coverage=0.01))
+    assert not guard(found, "coverage")["kept"]
+    assert guard(found, "coverage")["limit"] == pytest.approx(0.058 + 0.01 * 0.942)
+
+
+def test_distances_do_not_guard_cells_of_a_dictionary_but_their_shares_do() -> None:
     figures = report()
     figures["models"]["gemirec"] |= {"interest_cosine": 0.99, "effective_rank": 1.0}
     found = verdict(figures, incumbent(), parameters(model="gemirec"))
     for name in ("interest_cosine", "effective_rank"):
         assert guard(found, name)["value"] is None
-        assert "the dictionary, which utilisation guards" in guard(found, name)["note"]
-    assert guard(found, "utilisation")["value"] is not None
+        assert "centres of distinct cells of the dictionary" in guard(found, name)["note"]
+    assert guard(found, "largest_interest_share")["kept"]
+    figures["models"]["gemirec"]["largest_interest_share"] = 1.0
+    assert not guard(verdict(figures, incumbent(), parameters(model="gemirec")), "largest_interest_share")["kept"]
 
 
 def test_collapse_does_not_apply_to_one_interest() -> None:
@@ -177,7 +203,7 @@ def table(*histories: list[int]) -> EventTable:
     items = [item for history in histories for item in history]
     days = [day for history in histories for day in range(len(history))]
     offsets = np.cumsum([0, *map(len, histories)])
-    return EventTable(offsets, np.array(items), np.array(days) * 86_400)
+    return EventTable(offsets, np.array(items), np.array(days) * DAY)
 
 
 @torch.inference_mode()
@@ -192,6 +218,18 @@ def test_the_incumbent_ranks_as_its_bundle_and_never_recommends_what_came_later(
 
 
 @torch.inference_mode()
+def test_an_incumbent_that_knows_no_times_is_asked_without(tmp_path: Path) -> None:
+    replace(parts(), timed=False).save(tmp_path / "bundle")
+    ranker = incumbent_ranker(read_bundle(tmp_path / "bundle"), KNOWN)
+    events, users, ends = table([3, 9, 27], [8, 1]), torch.tensor([0, 1]), torch.tensor([3, 1])
+    untimed = events.without_times(np.ones(2, dtype=bool))
+    served = load_rankers(tmp_path / "bundle")["hymirec"]
+    assert not ranker.reads_time
+    assert torch.equal(ranker.scores(events, users, ends), served.scores(untimed, users, ends))
+    assert not torch.equal(served.scores(untimed, users, ends), served.scores(events, users, ends))
+
+
+@torch.inference_mode()
 def test_the_incumbent_passes_over_events_it_does_not_know(bundle: Path) -> None:
     ranker, new = incumbent_ranker(read_bundle(bundle), KNOWN + LATER), NUM_ITEMS + 2
     with_new, without = table([new, 3, 9, 27, new, 5], [new, 4]), table([3, 9, 27, 5])
@@ -201,6 +239,31 @@ def test_the_incumbent_passes_over_events_it_does_not_know(bundle: Path) -> None
     torch.testing.assert_close(scores[:1, :NUM_ITEMS], expected, atol=0.05, rtol=0)  # the first gap differs
     popular = served["popularity"].scores(without, torch.tensor([0]), torch.tensor([1]))
     assert torch.equal(scores[1:, :NUM_ITEMS], popular)
+
+
+def test_the_incumbent_keeps_the_time_of_every_request() -> None:
+    """Events of unknown items before, between and directly before the target, of several users in any order."""
+    new, days = 99, np.array([0, 1, 2, 7, 9, 4, 5, 8, 20, 1, 2, 40])
+    events = EventTable(np.array([0, 5, 9, 12]), np.array([new, 3, 9, new, 1, 4, new, 5, 7, new, new, 2]), days * DAY)
+    users, ends = torch.tensor([2, 1, 0, 1, 0]), torch.tensor([2, 3, 4, 2, 3])
+    kept, lengths = known_histories(events, users, ends, known=50)
+    assert lengths.tolist() == [0, 2, 2, 1, 2]
+    assert kept.items_E.tolist() == [4, 5, 3, 9, 4, 3, 9]
+    some, numbers = lengths > 0, torch.arange(5)
+    asked = kept.asked_at(numbers[some], lengths[some])
+    assert torch.equal(asked, events.asked_at(users[some], ends[some]))
+    until = kept.cut(numbers[some], lengths[some] - 1, lengths[some]).until_BL[:, 0].tolist()
+    exact = gap_buckets(torch.tensor([[0, 12], [0, 7], [0, 4], [0, 5]]) * DAY)[:, 1].tolist()
+    assert all(bucket - found in (0, 1) for found, bucket in zip(until, exact, strict=True))
+    assert (until[0], until[3]) == (exact[0], exact[3])  # no event is left out before these requests
+
+
+def test_an_incumbent_without_times_has_none_made_up() -> None:
+    events = EventTable(np.array([0, 4]), np.array([3, 99, 9, 99]), None)
+    kept, lengths = known_histories(events, torch.tensor([0]), torch.tensor([4]), known=50)
+    assert lengths.tolist() == [2]
+    assert (kept.until_E == UNKNOWN_GAP).all()
+    assert (kept.asked_E == UNKNOWN_TIME).all()
 
 
 def test_an_incumbent_is_read_with_its_facts(bundle: Path) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from prismrec.data import schema
 from prismrec.data.histories import Histories
-from prismrec.evaluation.evaluate import Ranked
 from prismrec.evaluation.protocols import Cases, make_cases
 from prismrec.evaluation.slices import (
     COLD_ITEMS,
@@ -118,33 +117,27 @@ def test_figures_are_those_of_the_targets_in_the_slice() -> None:
     events, cases = world(users=200)
     shape = cases.mask_CT.shape
     places = np.argsort(rng.random((len(shape), *shape))[0], axis=1) * 2  # distinct within a user
-    ranked = {
-        name: Ranked(
-            TargetRanks(
-                torch.from_numpy(places + shift), torch.ones(shape, dtype=torch.int64), torch.from_numpy(cases.mask_CT)
-            ),
-            np.zeros((shape[0], 100), np.int32),
-        )
+    mask_CT, tied_CT = torch.from_numpy(cases.mask_CT), torch.ones(shape, dtype=torch.int64)
+    ranks = {
+        name: TargetRanks(torch.from_numpy(places + shift), tied_CT, mask_CT)
         for name, shift in (("near", 0), ("far", 7))
     }
     parts = slices(cases, events, np.arange(60) // 3, None)
-    figures = slice_figures(ranked, parts, draws=200, seed=1)
+    figures = slice_figures(ranks, parts, draws=200, seed=1)
     assert [(part["slice"], part["label"]) for part in figures] == [(part.name, part.label) for part in parts]
     for figure, part in zip(figures, parts, strict=True):
         assert figure["cases"] == part.mask_CT.any(1).sum()
         assert figure["targets"] == part.mask_CT.sum()
-        for name, row in ranked.items():
-            ranks = row.ranks._replace(mask_CT=torch.from_numpy(part.mask_CT))
-            values = per_user_metrics(ranks, (10,))
+        for name, row in ranks.items():
+            values = per_user_metrics(row._replace(mask_CT=torch.from_numpy(part.mask_CT)), (10,))
             for metric in METRICS:
                 value, low, high = figure["models"][name][metric]
                 assert value == pytest.approx(np.nanmean(values[metric]))
                 assert low <= value <= high
-    assert slice_figures(ranked, parts, draws=200, seed=1) == figures
+    assert slice_figures(ranks, parts, draws=200, seed=1) == figures
 
 
 def test_slices_of_other_cases_are_a_bug() -> None:
     ranks = TargetRanks(torch.zeros(1, 2).long(), torch.ones(1, 2).long(), torch.tensor([[True, False]]))
-    ranked = {"row": Ranked(ranks, np.zeros((1, 100), np.int32))}
     with pytest.raises(AssertionError, match="other cases"):
-        slice_figures(ranked, [Slice("x", "y", np.array([[True, True]]))], draws=100)
+        slice_figures({"row": ranks}, [Slice("x", "y", np.array([[True, True]]))], draws=100)

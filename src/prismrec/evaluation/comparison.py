@@ -38,7 +38,7 @@ from prismrec.metrics.interests import (
     new_interest_recall,
     new_interests,
 )
-from prismrec.metrics.ranking import CUTOFFS, per_user_metrics
+from prismrec.metrics.ranking import CUTOFFS, TargetRanks, per_user_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker, ServedRanker
 from prismrec.retrieval.chunks import chunk_size
@@ -99,15 +99,18 @@ class Part(NamedTuple):
 
     rows: Mapping[str, Row]
     cases: Cases
-    ranked: dict[str, Ranked]
+    ranks: dict[str, TargetRanks]
     measured: dict[str, Measured]
 
 
 def measure(rows: Mapping[str, Row], cases: Cases, facts: Facts, history: History, progress: Progress = iter) -> Part:
-    """Rank all cases with every row, and measure the lists."""
-    ranked = _ranked(rows, cases, facts.recommendable_N, history, progress)
-    measured = {name: _measured(ranked[name], cases, row.events, facts) for name, row in rows.items()}
-    return Part(rows, cases, ranked, measured)
+    """Rank all cases with every row, and measure the lists, which are dropped when they have been."""
+    ranks, measured = {}, {}
+    for group in _by_events(rows):
+        some = {name: rows[name] for name in group}
+        for name, ranked in _ranked(some, cases, facts.recommendable_N, history, progress).items():
+            ranks[name], measured[name] = ranked.ranks, _measured(ranked, cases, rows[name].events, facts)
+    return Part(rows, cases, {name: ranks[name] for name in rows}, {name: measured[name] for name in rows})
 
 
 def accuracy(
@@ -183,7 +186,8 @@ def interest_values(
 ) -> dict[str, dict[str, np.ndarray]]:
     """How far the users' interests lie apart, and how their lists share them out: [C] each, by row.
 
-    Effective rank and mean pairwise cosine of the vectors, overlap of the items nearest to them; of a served model also
+    Effective rank and mean pairwise cosine of the vectors, overlap of the items nearest to them; where members of a
+    merge have interests in spaces of their own, those of the member that lie closest together. Of a served model also
     how many interests the first ten items belong to, each item to the interest that wants it most, and the largest
     share of one. Models of one interest are left out.
     """
@@ -203,10 +207,9 @@ def interest_values(
                     told_BKD = teller.interest_vectors(events, users_B, ends_B)
                     assert told_BKD is not None, "a model of several interests has their vectors"
                     spaces.append((told_BKD, teller.items_ND))
-                vectors_BKD = torch.cat([told_BKD for told_BKD, _ in spaces], dim=1)
                 found = {
-                    "effective_rank": effective_rank(vectors_BKD),
-                    "interest_cosine": interest_cosine(vectors_BKD),
+                    "effective_rank": torch.stack([effective_rank(told_BKD) for told_BKD, _ in spaces]).amin(0),
+                    "interest_cosine": torch.stack([interest_cosine(told_BKD) for told_BKD, _ in spaces]).amax(0),
                     f"interest_jaccard@{NEAREST}": interest_jaccard(spaces, recommendable_N, NEAREST),
                 }
                 if isinstance(ranker, ServedRanker):

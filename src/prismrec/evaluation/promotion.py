@@ -9,8 +9,10 @@ guards alone decide. Our choices:
   (`packaging.package: this_run`).
 - Cold items are few, so their guard breaks only when the upper end of the candidate's interval is below the limit,
   and not at all below MIN_CASES: the bootstrap of a few zeros is the interval [0, 0], which means nothing.
-- Guards against collapse do not apply to GemiRec and prismrec: interests are centres of distinct cells, so distances
-  describe the dictionary, which utilisation guards.
+- Distances between interests do not guard GemiRec and prismrec: theirs are centres of distinct cells, so distances
+  describe the dictionary. Whether one interest owns the lists guards every model of several.
+- Coverage is counted from that of popularity in the same run: the same list for everybody has some, too.
+- Chance is what cold items have to reach where the incumbent finds none of them, or there is none.
 - The incumbent answers as its bundle would: it does not know items that came later, neither in histories nor to
   recommend, and a user of whom it knows nothing gets its popular items.
 """
@@ -30,14 +32,15 @@ from torch.nn import functional as F
 
 from prismrec.artifacts.bundle import POPULARITY, Bundle, read_bundle
 from prismrec.errors import UserError
-from prismrec.models.events import EventTable
+from prismrec.models.events import UNKNOWN_GAP, UNKNOWN_TIME, EventTable, later_bucket
 from prismrec.models.loading import load_rankers
 from prismrec.models.rankers import GEMIREC, PRISMREC, Ranker, ServedRanker
 from prismrec.parameters.promotion import PromotionParameters, ServedModel
 
 INCUMBENT = "incumbent"  # its row in every table
 COVERAGE = "coverage@10"
-COLD_ITEMS, COLD_RECALL = "cold_items", "recall@10"
+LARGEST_SHARE = "largest_interest_share"
+COLD_ITEMS, COLD_RECALL, COLD_CUTOFF = "cold_items", "recall@10", 10
 MIN_CASES = 30  # a slice of fewer cases is not judged, our choice
 # What models of another version of the code may raise when they are read or used; the bundle's checksums were right.
 OTHER_VERSION = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -56,23 +59,24 @@ class Incumbent(NamedTuple):
 class IncumbentRanker(Ranker):
     """A bundle's model that answers as its bundle would, on the catalogue of now.
 
-    Items the bundle does not know score -inf, and are left out of histories. What follows such an event keeps its
-    time since it, an approximation. A history of which nothing is left gets the bundle's popular items.
-    `num_interests` stays 1: how far its interests lie apart was measured when it was promoted.
+    Items the bundle does not know score -inf, and are left out of histories; the request keeps its own time. What
+    follows an event that is left out keeps its time since that event, an approximation. A history of which nothing is
+    left gets the bundle's popular items. `num_interests` stays 1: how far its interests lie apart was measured when it
+    was promoted.
 
     Args:
         ranker: the model.
         popularity: the bundle's popularity ranker.
         known: items the bundle knows, the first ones.
         appended: items that came later.
+        timed: whether its models were trained on times; if not, they are left out.
     """
 
     name = INCUMBENT
 
-    def __init__(self, ranker: Ranker, popularity: Ranker, known: int, appended: int) -> None:
+    def __init__(self, ranker: Ranker, popularity: Ranker, known: int, appended: int, timed: bool) -> None:
         self.ranker, self.popularity, self.known, self.appended = ranker, popularity, known, appended
-        self.reads_time = ranker.reads_time
-        self._cut: tuple[EventTable, EventTable, Tensor] | None = None
+        self.timed, self.reads_time = timed, ranker.reads_time and timed
 
     @property
     def held(self) -> int:
@@ -81,26 +85,40 @@ class IncumbentRanker(Ranker):
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Scores of the known items [B, N], -inf for the appended ones."""
-        kept, before_E1 = self._known_events(events)
-        start_B = events.offsets_U1[users_B]
-        ends_B = before_E1[start_B + ends_B] - before_E1[start_B]
+        kept, ends_B = known_histories(events, users_B, ends_B, self.known)
+        if not self.timed:
+            kept = kept.without_times(np.ones(len(kept), dtype=bool))
+        users_B = torch.arange(len(ends_B), device=ends_B.device)
         scores_BN = self.popularity.scores(kept, users_B, ends_B).clone()
         some_B = ends_B > 0
         if some_B.any():
             scores_BN[some_B] = self.ranker.scores(kept, users_B[some_B], ends_B[some_B]).to(scores_BN.dtype)
         return F.pad(scores_BN, (0, self.appended), value=-torch.inf)
 
-    def _known_events(self, events: EventTable) -> tuple[EventTable, Tensor]:
-        """The table without events of unknown items, and how many known events come before each event."""
-        if self._cut is None or self._cut[0] is not events:
-            known_E = events.items_E < self.known
-            before_E1 = F.pad(known_E.cumsum(0), (1, 0))
-            kept = copy.copy(events)
-            kept.items_E, kept.gaps_E = events.items_E[known_E], events.gaps_E[known_E]
-            kept.until_E = events.until_E[known_E]
-            kept.offsets_U1 = before_E1[events.offsets_U1]
-            self._cut = events, kept, before_E1
-        return self._cut[1:]
+
+def known_histories(events: EventTable, users_B: Tensor, ends_B: Tensor, known: int) -> tuple[EventTable, Tensor]:
+    """The histories as a catalogue of the first `known` items sees them: a table of B users, and their lengths [B].
+
+    Every request keeps its time. Where its last event is left out, the time since the last one that is known is exact
+    to a bucket.
+    """
+    history = events.cut(users_B, torch.zeros_like(ends_B), ends_B)
+    known_BL = history.mask_BL & (history.items_BL < known)
+    length_B = known_BL.sum(1)
+    kept = copy.copy(events)
+    kept.offsets_U1 = F.pad(length_B.cumsum(0), (1, 0))
+    kept.items_E, kept.gaps_E = history.items_BL[known_BL], history.gaps_BL[known_BL]
+    kept.until_E = history.until_BL[known_BL]
+    kept.asked_E = torch.full_like(kept.items_E, UNKNOWN_TIME)  # only that of the request is asked for
+    some_B = length_B > 0
+    users_S, ends_S, last_S = users_B[some_B], ends_B[some_B], kept.offsets_U1[1:][some_B] - 1
+    asked_S = events.asked_at(users_S, ends_S)
+    kept.asked_E[last_S] = asked_S
+    left_out_S = known_BL.flip(1).int().argmax(1)[some_B]  # events after the last known one
+    next_S, until_S = events.asked_at(users_S, ends_S - left_out_S), kept.until_E[last_S]
+    timed_S = (asked_S != UNKNOWN_TIME) & (next_S != UNKNOWN_TIME) & (until_S != UNKNOWN_GAP)
+    kept.until_E[last_S] = torch.where(timed_S, later_bucket(until_S, asked_S - next_S), UNKNOWN_GAP)
+    return kept, length_B
 
 
 def read_incumbent(folder: Path | None, items: Sequence[str]) -> Incumbent | None:
@@ -148,7 +166,13 @@ def incumbent_ranker(bundle: Bundle, items: Sequence[str]) -> IncumbentRanker:
                 str(bundle.folder),
             )
     rankers = usable_rankers(bundle)
-    return IncumbentRanker(rankers[bundle.manifest.default_model], rankers[POPULARITY], known, len(items) - known)
+    return IncumbentRanker(
+        rankers[bundle.manifest.default_model],
+        rankers[POPULARITY],
+        known,
+        appended=len(items) - known,
+        timed=bundle.manifest.timed,
+    )
 
 
 def usable_rankers(bundle: Bundle) -> dict[str, ServedRanker]:
@@ -282,7 +306,9 @@ def _comparison(
 def _guards(report: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
     """Every guard with its value and limit."""
     row, rival = report["models"][candidate], report["models"].get(INCUMBENT)
-    yield _at_least("coverage", row[COVERAGE], parameters.min_coverage, COVERAGE)
+    popular = report["models"][POPULARITY][COVERAGE]
+    limit, share = popular + parameters.min_coverage * (1.0 - popular), _percent(parameters.min_coverage)
+    yield _at_least("coverage", row[COVERAGE], limit, COVERAGE, f", popularity's {popular:.4f} and {share} of the rest")
     if rival is None:
         yield _not_applicable("coverage_against_incumbent", "there is no incumbent to compare with")
     else:
@@ -296,23 +322,22 @@ def _guards(report: Mapping[str, Any], candidate: str, parameters: PromotionPara
 def _collapse(row: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
     why = ""
     if candidate in (GEMIREC, PRISMREC):
-        why = f"{candidate}'s interests are centres of distinct cells of the dictionary, which utilisation guards"
+        why = f"{candidate}'s interests are centres of distinct cells of the dictionary"
     elif "interest_cosine" not in row:
         why = f"{candidate} has one interest"
     if why:
         for guard in ("interest_cosine", "effective_rank"):
             yield _not_applicable(guard, why)
-        return
-    cosine, limit = row["interest_cosine"], parameters.max_interest_cosine
-    yield {
-        "guard": "interest_cosine",
-        "value": cosine,
-        "limit": limit,
-        "kept": cosine <= limit,
-        "note": f"mean cosine of a user's interests {cosine:.4f}, at most {limit:.4f}",
-    }
-    name = "mean effective rank of a user's interests"
-    yield _at_least("effective_rank", row["effective_rank"], parameters.min_effective_rank, name)
+    else:
+        name = "mean cosine of a user's interests"
+        yield _at_most("interest_cosine", row["interest_cosine"], parameters.max_interest_cosine, name)
+        name = "mean effective rank of a user's interests"
+        yield _at_least("effective_rank", row["effective_rank"], parameters.min_effective_rank, name)
+    if LARGEST_SHARE not in row:
+        yield _not_applicable(LARGEST_SHARE, f"{candidate} has one interest")
+    else:
+        name = "mean share of the first ten items that one interest owns"
+        yield _at_most(LARGEST_SHARE, row[LARGEST_SHARE], parameters.max_interest_share, name)
 
 
 def _cold_items(report: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> dict[str, Any]:
@@ -320,23 +345,23 @@ def _cold_items(report: Mapping[str, Any], candidate: str, parameters: Promotion
     assert len(found) <= 1, "cold items are one slice"
     if not found:
         return _not_applicable("cold_recall", "no test target is a cold item")
-    models = found[0]["models"]
-    if INCUMBENT not in models:
-        return _not_applicable("cold_recall", "there is no incumbent to compare with")
-    cases = found[0]["cases"]
+    models, cases = found[0]["models"], found[0]["cases"]
     if cases < MIN_CASES:
         return _not_applicable(
             "cold_recall", f"{cases} cases of cold items, fewer than {MIN_CASES}, are left to chance"
         )
     value, _, high = models[candidate][COLD_RECALL]
-    limit = parameters.min_cold_recall_share * models[INCUMBENT][COLD_RECALL][0]
+    limit, of = COLD_CUTOFF / report["items"], "chance"
+    if INCUMBENT in models:
+        rival = parameters.min_cold_recall_share * models[INCUMBENT][COLD_RECALL][0]
+        if rival > limit:
+            limit, of = rival, f"{_percent(parameters.min_cold_recall_share)} of the incumbent's"
     return {
         "guard": "cold_recall",
         "value": value,
         "limit": limit,
         "kept": high >= limit,
-        "note": f"{COLD_RECALL} of cold items {value:.4f} (up to {high:.4f}), at least {limit:.4f}, "
-        f"{_percent(parameters.min_cold_recall_share)} of the incumbent's",
+        "note": f"{COLD_RECALL} of cold items {value:.4f} (up to {high:.4f}), at least {limit:.4f}, {of}",
     }
 
 
@@ -357,6 +382,11 @@ def _utilisation(health: Mapping[str, Mapping[str, float]], limit: float) -> dic
 def _at_least(guard: str, value: float, limit: float, what: str, of: str = "") -> dict[str, Any]:
     note = f"{what} {value:.4f}, at least {limit:.4f}{of}"
     return {"guard": guard, "value": value, "limit": limit, "kept": value >= limit, "note": note}
+
+
+def _at_most(guard: str, value: float, limit: float, what: str) -> dict[str, Any]:
+    note = f"{what} {value:.4f}, at most {limit:.4f}"
+    return {"guard": guard, "value": value, "limit": limit, "kept": value <= limit, "note": note}
 
 
 def _not_applicable(guard: str, why: str) -> dict[str, Any]:

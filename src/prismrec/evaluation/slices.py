@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from prismrec.data.histories import Histories
-from prismrec.evaluation.evaluate import Ranked
 from prismrec.evaluation.intervals import DRAWS, bootstrap_means
 from prismrec.evaluation.protocols import Cases
 from prismrec.metrics.interests import new_interests
@@ -162,35 +161,34 @@ def _all_targets(inside_C: np.ndarray, cases: Cases) -> np.ndarray:
 
 
 def slice_figures(
-    ranked: Mapping[str, Ranked], parts: list[Slice], draws: int = DRAWS, seed: int = 0
+    ranks: Mapping[str, TargetRanks], parts: list[Slice], draws: int = DRAWS, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Every slice with its number of cases and targets, and per model value, low and high of its figures.
 
     Args:
-        ranked: rows of the cases that the slices were made of.
+        ranks: of every row, of the cases that the slices were made of.
         parts: the slices.
         draws: bootstrap resamples.
         seed: draws them.
     """
-    return [_figures(ranked, part, draws, seed) for part in parts]
+    return [_figures(ranks, part, draws, seed) for part in parts]
 
 
-def _figures(ranked: Mapping[str, Ranked], part: Slice, draws: int, seed: int) -> dict[str, Any]:
+def _figures(ranks: Mapping[str, TargetRanks], part: Slice, draws: int, seed: int) -> dict[str, Any]:
     counted = np.flatnonzero(part.mask_CT.any(1))
     mask = torch.from_numpy(part.mask_CT[counted])
     columns = []
-    for row in ranked.values():
-        ranks = row.ranks
-        assert (ranks.mask_CT[counted] | ~mask).all(), "the slices are of other cases"
-        found = per_user_metrics(TargetRanks(ranks.higher_CT[counted], ranks.tied_CT[counted], mask), (CUTOFF,))
+    for row in ranks.values():
+        assert (row.mask_CT[counted] | ~mask).all(), "the slices are of other cases"
+        found = per_user_metrics(TargetRanks(row.higher_CT[counted], row.tied_CT[counted], mask), (CUTOFF,))
         columns += [found[metric] for metric in METRICS]
     values_CM = np.stack(columns, axis=1)
     low_M, high_M = bootstrap_means(values_CM, draws, seed)
-    triples = np.stack([values_CM.mean(0), low_M, high_M], axis=1).reshape(len(ranked), len(METRICS), 3).tolist()
+    triples = np.stack([values_CM.mean(0), low_M, high_M], axis=1).reshape(len(ranks), len(METRICS), 3).tolist()
     return {
         "slice": part.name,
         "label": part.label,
         "cases": len(counted),
         "targets": int(part.mask_CT.sum()),
-        "models": {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(ranked, triples, strict=True)},
+        "models": {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(ranks, triples, strict=True)},
     }

@@ -12,7 +12,6 @@ Shapes: B users, U all users, E events, N items.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from prismrec.models.transitions import transition_counts, with_reverse
 AGE_DECAY = 0.7  # weight of an event, per event that came after it
 MAX_AGE = 64  # 0.7^64 < 1e-9: older events change no rank
 EASE_RIDGE = 500.0
-EASE_MOST_ITEMS = 10_000  # a dense item × item inverse in float64: four matrices at once, 3.3 GB here
+EASE_MOST_ITEMS = 13_000  # dense item × item matrices in float64, three at once: 4.1 GB here
 KNN_MOST_NUMBERS = 200_000_000  # in its item × item matrix: 2.4 GB
 
 
@@ -148,10 +147,11 @@ class EASERanker(_DecayedRowsRanker):
         user_items = counted.user_items()
         gram = (user_items.T @ user_items).toarray()
         gram[np.diag_indices_from(gram)] += EASE_RIDGE
-        inverse = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
-        weights = inverse / -np.diag(inverse)
-        np.fill_diagonal(weights, 0.0)
-        self.rows = weights
+        factor = torch.linalg.cholesky(torch.from_numpy(gram))
+        del gram
+        weights = torch.cholesky_inverse(factor)
+        weights /= -weights.diagonal().clone()
+        self.rows = weights.fill_diagonal_(0.0).numpy()
 
 
 class RecentPopularityRanker(Ranker):

@@ -165,3 +165,8 @@ def gap_buckets(timestamps: Tensor) -> Tensor:
     """
     gap = F.pad(timestamps[..., 1:] - timestamps[..., :-1], (1, 0)).clamp_min(0)
     return torch.log2(gap.double() + 1.0).long().clamp_max(GAP_BUCKETS - 1)
+
+
+def later_bucket(bucket_B: Tensor, seconds_B: Tensor) -> Tensor:
+    """Bucket [B] of a gap that is so many seconds longer than one of this bucket; one too low at most."""
+    return torch.log2(2.0 ** bucket_B.double() + seconds_B.double()).long().clamp_max(GAP_BUCKETS - 1)

@@ -24,7 +24,11 @@ class PromotionParameters(BaseModel):
         pattern=r"^(hr|recall|ndcg|mrr)@(10|20|50|100)$",
         description="Test figure on which the candidate has to beat the incumbent, outside the paired interval.",
     )
-    min_coverage: float = Field(ge=0, le=1, description="Guard: coverage@10 at least this, whatever the incumbent's.")
+    min_coverage: float = Field(
+        ge=0,
+        le=1,
+        description="Guard: coverage@10 at least popularity's, and this share of the items outside popularity's lists.",
+    )
     min_coverage_share: float = Field(
         ge=0, le=1, description="Guard: coverage@10 at least this share of the incumbent's."
     )
@@ -39,11 +43,17 @@ class PromotionParameters(BaseModel):
         description="Guard against collapse: mean effective rank of a user's interests at least this; not for "
         "`gemirec` and `prismrec`.",
     )
+    max_interest_share: float = Field(
+        ge=0,
+        le=1,
+        description="Guard against collapse: mean share of a user's first ten items that one interest owns at most "
+        "this.",
+    )
     min_cold_recall_share: float = Field(
         ge=0,
         le=1,
-        description="Guard: recall@10 of cold items at least this share of the incumbent's, up to its interval; "
-        "not for fewer than 30 cases.",
+        description="Guard: recall@10 of cold items at least this share of the incumbent's, and at least chance, up to "
+        "its interval; not for fewer than 30 cases.",
     )
     min_utilisation: float = Field(
         ge=0, le=1, description="Guard: every utilisation of codebook and dictionary at least this."

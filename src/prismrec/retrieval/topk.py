@@ -40,7 +40,7 @@ def exclude(scores_BN: Tensor, seen: EventBatch, recommendable_N: Tensor) -> Ten
     item_BL = torch.where(seen.mask_BL, seen.items_BL, seen.items_BL[:, -1:])
     kept_BL = scores_BN.gather(1, item_BL)
     has_event_B1 = seen.mask_BL.any(1, keepdim=True)
-    return scores_BN.scatter(1, item_BL, torch.where(has_event_B1, -torch.inf, kept_BL))
+    return scores_BN.scatter_(1, item_BL, torch.where(has_event_B1, -torch.inf, kept_BL))
 
 
 def top_k(scores_BN: Tensor, k: int) -> Tensor:

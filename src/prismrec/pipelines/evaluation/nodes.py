@@ -244,7 +244,7 @@ def evaluate_models(
         },
         **comparison.figures(validation, test, facts, settings),
         "other_history": other_history(rows, table, points, recommendable_N, sequence_building_metrics, parameters),
-        "slices": slices.slice_figures(test.ranked, found_slices, parameters.bootstrap_draws, parameters.seed),
+        "slices": slices.slice_figures(test.ranks, found_slices, parameters.bootstrap_draws, parameters.seed),
         "health": {
             "codebook": code_health(item_codes["codes"][known], (codes,) * layers),
             "dictionary": code_health(item_cells["codes"][known], dictionary.sizes),
