@@ -25,6 +25,7 @@ README = PROJECT / "README.md"
 PAGE = PROJECT / "docs" / "reference" / "figures.md"
 METRICS = ("hr@10", "ndcg@10", "hr@50")
 USERS_METRICS = ("recall@20", "recall@50", "ndcg@50", "hr@50", "effective_rank")  # under multi-target users
+OTHER_METRICS = ("recall@20", "recall@50")  # there, with what a user has seen allowed again, or not
 # Nodes that stand apart in the table of costs: they take most of their stage's time.
 APART = {
     "llm_recommender": {"train_recommender": "training", "fit_merge": "transitions and merge"},
@@ -80,21 +81,24 @@ def section(report: Mapping[str, Any]) -> str:
 
 
 def short(report: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> str:
-    """A few figures of every row, time-free and time-aware ones apart."""
-    lines = []
+    """A few figures of every row, time-free and time-aware ones apart; those of the other rule on histories beside."""
+    lines, other = [], report["other_history"]
+    beside = [metric for metric in OTHER_METRICS if other and metrics is USERS_METRICS]
+    headings = [*map(metric_name, metrics), *(f"{metric_name(m)}, {other['rule']}" for m in beside)]
     for time, heading in TIMES.items():
         names = rows_of(report, time)
         lines += [
             "",
             f"*{heading}*",
             "",
-            f"| model | {' | '.join(metric_name(m) for m in metrics)} |",
-            "|---|" + "---|" * len(metrics),
+            f"| model | {' | '.join(headings)} |",
+            "|---|" + "---|" * len(headings),
         ]
         best = clear_best(report, names)
         for name in names:
             label = name.removesuffix(TIME_FREE_SUFFIX)
             cells = [cell(report, name, metric) for metric in metrics]
+            cells += [number(other["models"][name].get(metric)) for metric in beside]
             lines.append(f"| {f'**{label}**' if name == best else label} | {' | '.join(cells)} |")
     return "\n".join(lines[1:])
 

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.peers.cells import read_cell, read_lists, write_cell
 from benchmarks.peers.exchange import Exchange, read_exchange
-from benchmarks.peers.ours import UNTUNED
+from benchmarks.peers.ours import UNTUNED, tuning_budget
 from prismrec.artifacts.model_folder import dump_json
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.metrics.ranking import CUTOFFS, NEVER, TargetRanks, per_user_metrics
@@ -35,6 +35,7 @@ from prismrec.metrics.ranking import CUTOFFS, NEVER, TargetRanks, per_user_metri
 RESULTS = Path(__file__).parents[1] / "results"
 SUMMARY_NAME = "summary.json"
 PAIRED_METRIC = "ndcg@10"
+OURS = "prismrec_"  # what the names of our rows begin with
 # Whom the differences are taken from: HyMiRec as tuned, and as every data set starts (`benchmarks.peers.untuned`).
 AGAINST = {
     "paired": {"free": "prismrec_hymirec_time_free", "aware": "prismrec_hymirec"},
@@ -205,8 +206,8 @@ def _unpaired(cells: list[dict[str, Any]]) -> list[str]:
 def _budgets(cells: list[dict[str, Any]]) -> list[str]:
     """Peers' tuning budgets beside ours, and which of ours was larger."""
     peers = sorted({(cell["trials"], cell["budget_seconds"]) for cell in cells if cell["family"] == "neural"})
-    tuned = [cell for cell in cells if cell["peer"].startswith("prismrec_") and cell["budget_seconds"] is not None]
-    ours = {cell["label"].strip("*"): (cell["trials"], cell["budget_seconds"]) for cell in tuned}
+    ours = {cell["label"].strip("*"): _tuning(cell) for cell in cells if cell["peer"].startswith(OURS)}
+    ours = {label: budget for label, budget in ours.items() if budget[1] is not None}
     lines = []
     if peers:
         lines += [f"Tuning budget of each neural peer, settings × wall clock: {'; '.join(map(_times, peers))}."]
@@ -220,7 +221,14 @@ def _budgets(cells: list[dict[str, Any]]) -> list[str]:
     return [*lines, *(f"Machine: {machine}." for machine in machines), ""]
 
 
-def _times(budget: tuple[int, float]) -> str:
+def _tuning(cell: dict[str, Any]) -> tuple[int, float | None]:
+    """One of our rows' budget with what has been tried since it was measured; the untuned one's is its own."""
+    row = cell["peer"].removeprefix(OURS)
+    known = None if row.startswith(UNTUNED) else tuning_budget(cell["data_set"], row)
+    return known if known and known[1] is not None else (cell["trials"], cell["budget_seconds"])
+
+
+def _times(budget: tuple[int, float | None]) -> str:
     return f"{budget[0]} × {budget[1]:,g} s"
 
 

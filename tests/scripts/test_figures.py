@@ -44,4 +44,7 @@ def test_final_fits_and_held_out_users_go_elsewhere() -> None:
     assert SCRIPT["section"]({**report, "final_fit": True}) == "final"
     users = {**report, "protocol": {**report["protocol"], "name": "multi_target_users"}}
     assert SCRIPT["section"](users) == "users"
-    assert "Recall@50" in SCRIPT["short"](users, SCRIPT["USERS_METRICS"])
+    table = SCRIPT["short"](users, SCRIPT["USERS_METRICS"])
+    assert "Recall@50 | " in table
+    assert table.splitlines()[2].endswith("| Recall@20, kept | Recall@50, kept |")
+    assert "kept" not in SCRIPT["short"]({**users, "other_history": None}, SCRIPT["USERS_METRICS"])
