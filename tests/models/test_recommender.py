@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, small_encoder
+from prismrec.artifacts.model_folder import read_config, read_tensors, write_model
 from prismrec.models import backbone, load_model
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import RecommenderRanker
@@ -309,6 +310,18 @@ def test_save_and_load_without_the_original(name: str, checkpoints: dict[str, Pa
         assert torch.equal(a, b)
     loaded.save(tmp_path / "c")
     assert (tmp_path / "c" / "model.safetensors").read_bytes() == (tmp_path / "a" / "model.safetensors").read_bytes()
+
+
+def test_a_folder_from_before_there_were_offsets_is_read(scratch: Recommender, tmp_path: Path) -> None:
+    made = Recommender(replace(scratch.config, num_items=0), scratch.encoder, scratch.backbone).eval()
+    made.save(tmp_path)
+    config, tensors = read_config(tmp_path), read_tensors(tmp_path)
+    del config["recommender"]["num_items"], tensors["offset_ND"], tensors["trained_N"]
+    write_model(tmp_path, Recommender.kind, config, tensors)
+    _, expected = outputs(made, unchanged(), [0, 1], [30, 9])
+    _, found = outputs(load_model(tmp_path), unchanged(), [0, 1], [30, 9])
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["packaged", "qwen3", "llama"])

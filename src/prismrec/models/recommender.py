@@ -206,5 +206,8 @@ class Recommender(nn.Module):
             LightweightEncoder(LightweightEncoderConfig(**config["encoder"])),
             backbone.from_config(config["backbone"]),
         )
-        model.load_state_dict(read_tensors(folder))
+        tensors = read_tensors(folder)
+        if not model.config.num_items:  # saved before there were offsets, perhaps: then it holds no place for them
+            tensors = {"offset_ND": model.offset_ND.detach(), "trained_N": model.trained_N} | tensors
+        model.load_state_dict(tensors)
         return model.eval()
