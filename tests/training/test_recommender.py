@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from models.small import DIM, item_vectors, small_encoder
@@ -153,9 +154,9 @@ def test_the_total_is_the_weighted_sum(matching: float, next_weight: float, merg
 def test_negatives_estimate_the_full_losses(kind: str) -> None:
     """Walks: all items alike. In the batch a user's own targets are masked, which only lowers the loss."""
     world = Walks(random_lengths(120))
-    full = task(world)
+    full = task(world, item_offset_rate=0.0)
     batch = full.epoch(np.random.default_rng(0))[0]
-    made = task(world, negatives=kind, num_negatives=100_000, negative_exponent=0.0)
+    made = task(world, negatives=kind, item_offset_rate=0.0, num_negatives=100_000, negative_exponent=0.0)
     made.module.eval(), full.module.eval()
     expected, found = full.loss(batch), made.loss(batch)
     for name, part in expected.parts.items():
@@ -167,7 +168,7 @@ def test_negatives_estimate_the_full_losses(kind: str) -> None:
 
 def test_in_the_batch_negatives_are_the_targets_of_all_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Walks(random_lengths(60, longest=28))
-    made = task(world, negatives="in_batch")
+    made = task(world, negatives="in_batch", item_offset_rate=0.0)
     calls: dict[str, tuple[Any, ...]] = {}
     spy(monkeypatch, "dmil_loss", calls)
     batch = made.epoch(np.random.default_rng(0))[0]
@@ -183,6 +184,13 @@ def test_in_the_batch_negatives_are_the_targets_of_all_losses(monkeypatch: pytes
         np.concatenate([world.of(u)[: world.train_ends[u]] for u in range(len(world.lengths))]), minlength=NUM_ITEMS
     )
     torch.testing.assert_close(made.share_N, torch.from_numpy(counts / counts.sum()).float())
+
+
+@pytest.mark.parametrize("kind", ["sampled", "in_batch"])
+def test_bounded_negatives_and_offsets_are_refused_together(kind: str) -> None:
+    """Offsets take each step through the whole catalogue, whatever the losses look at."""
+    with pytest.raises(ValidationError, match="item_offset_rate: 0, or negatives: full"):
+        recommender_parameters(negatives=kind, item_offset_rate=0.1)
 
 
 def test_item_vectors_are_frozen_and_everything_else_learns() -> None:
