@@ -31,7 +31,7 @@ def ranker(parameters: LLMRecommenderParameters) -> RecommenderRanker:
     )
     config = RecommenderConfig(
         DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch",
-        num_items=NUM_ITEMS if parameters.item_offset_rate else 0,
+        num_items=NUM_ITEMS if parameters.item_offset_rate else 0, now=parameters.teaches_now,
     )  # fmt: skip
     recommender = Recommender(config, small_encoder(), decoder)
     return RecommenderRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
@@ -216,6 +216,21 @@ def test_offsets_of_items_that_training_met_are_learned() -> None:
     with torch.no_grad():
         made.validate()
     assert torch.equal(made.ranker.items_ND, made.recommender.items(ITEMS).detach())
+
+
+@pytest.mark.parametrize(
+    ("next_weight", "merge_weight", "taught"), [(1.0, 0.0, True), (0.0, 0.5, True), (0.0, 0.0, False)]
+)
+def test_an_interest_that_no_loss_teaches_has_no_say(next_weight: float, merge_weight: float, taught: bool) -> None:
+    """The paper's loss alone teaches the refined interests, and lists are theirs alone, of one weight each."""
+    made = task(Walks(random_lengths(60, longest=28)), next_item_weight=next_weight, merge_weight=merge_weight)
+    assert ("now" in made.ranker.labels()) == taught
+    fit(made, training(epochs=1), seed=1)
+    with torch.no_grad():
+        refined = made.ranker.state(made.data.events, torch.arange(3), torch.tensor([5, 5, 5])).refined
+    assert refined.interests.shape[1] == 2 + taught
+    if not taught:
+        torch.testing.assert_close(refined.gate_BK1.exp(), torch.full((3, 2), 0.5))
 
 
 def test_without_offsets_items_are_ranked_as_they_are() -> None:

@@ -68,9 +68,13 @@ class LLMRecommenderParameters(StageParameters):
     target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
     matching_weight: float = Field(default=1.0, ge=0, description="Weight of the matching loss (1: as the paper).")
     next_item_weight: float = Field(
-        ge=0, description="Weight of the next-item loss on recent positions (0: as the paper)."
+        ge=0,
+        description="Weight of the next-item loss on recent positions. 0, and merge_weight 0: as the paper, without a "
+        '"now" interest, and without stage 6, which rests on it.',
     )
-    merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
+    merge_weight: float = Field(
+        ge=0, description="Weight of the loss that teaches the gate to merge the interests (0: as the paper)."
+    )
     negatives: Literal["full", "sampled", "in_batch"] = Field(
         description="What the losses compare a target with: the whole catalogue, items drawn for each step, or the "
         "step's other targets; the latter two with logQ correction, and without item offsets."
@@ -89,6 +93,11 @@ class LLMRecommenderParameters(StageParameters):
         ge=0, description="Window of recency, a member of the merge where times are known, in days; 0: none."
     )
     training: TrainingParameters = Field(description="The training loop.")
+
+    @property
+    def teaches_now(self) -> bool:
+        """Whether any loss teaches the last recent position's vector, the "now" interest."""
+        return self.next_item_weight > 0 or self.merge_weight > 0
 
     @model_validator(mode="after")
     def _coherent(self) -> "LLMRecommenderParameters":
