@@ -5,7 +5,7 @@ r"""ML-1M with a backbone of Qwen3-0.6B's shape on a GPU: model FLOP utilisation
 
 Cells, each written to the output as soon as it is done and not run again as long as it stands there:
     steps, …      steps of training in bf16, the backbone compiled, without and with gradient checkpointing: positions a
-                  second, padding, model FLOP utilisation (what checkpointing computes twice counts twice), peak memory,
+                  second, padding, model FLOP utilisation (what checkpointing computes anew left out), peak memory,
                   for every batch size until one does not fit; synthetic histories of ML-1M's lengths, no data needed
     training      `kedro run --env gpu` up to the recommender; validation NDCG@10, its speed. Stages that are done are
                   not run again, and a training that was interrupted goes on where it was

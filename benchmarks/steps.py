@@ -113,6 +113,7 @@ def recommender_task(
         dropout=parameters.dropout,
         backbone_name=parameters.backbone,
         num_items=exchange.num_items if parameters.item_offset_rate else 0,
+        now=parameters.teaches_now,
     )
     recommender = Recommender(config, LightweightEncoder(sizes), decoder)
     recommender.encoder.requires_grad_(parameters.train_encoder)

@@ -1,1 +1,1 @@
-"""Ablations of HyMiRec: what each part is worth, one JSON a cell; see `benchmarks/README.md`."""
+"""Ablations of HyMiRec and GemiRec: what each part is worth, one JSON a cell; see `benchmarks/README.md`."""

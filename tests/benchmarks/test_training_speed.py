@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmarks.peers.exchange import write_exchange
 
 from benchmarks import gpu_ml1m, steps, training_speed
+from prismrec.parameters.llm_recommender import LLMRecommenderParameters
+from prismrec.training.speed import NO_WORK
 
 SMALL = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "intermediate": 48}
 
@@ -22,6 +25,16 @@ def test_histories_are_as_long_as_those_of_ml1m() -> None:
     assert lengths.min() == 20
     assert 0 <= exchange.items.min() < exchange.items.max() < exchange.num_items
     assert (exchange.train_end_U < exchange.test_U).all()
+
+
+def test_little_of_what_the_recommender_reads_is_padding() -> None:
+    """Of an epoch's slots at the settings of ml1m, on histories of its lengths: the bar is a tenth."""
+    settings = steps.load_parameters("ml1m")
+    parameters = LLMRecommenderParameters.model_validate(settings["llm_recommender"])
+    task = steps.recommender_task(parameters, settings["lightweight_encoder"], steps.like_ml1m())
+    work = sum(map(task.size, task.epoch(np.random.default_rng(0))), NO_WORK)
+    assert work.events > 500_000
+    assert 1 - work.events / work.slots < 0.1
 
 
 def test_speeds_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.small import DIM, NUM_ITEMS, event_table, item_vectors, randomise, small_encoder
+from prismrec.errors import UserError
 from prismrec.models import backbone
 from prismrec.models.events import EventTable
 from prismrec.models.gemirec import GemiRecRanker, MixtureRanker, gemirec_ranker
@@ -48,6 +49,15 @@ def new_cells() -> torch.Tensor:
     events = event_table(LENGTHS)
     rows = [set(CELLS[items].tolist()) for items in events.items_E.split(LENGTHS)]
     return torch.tensor([[cell not in row for cell in range(12)] for row in rows])
+
+
+def test_a_recommender_that_does_not_know_what_comes_next_is_refused() -> None:
+    ranker = gemirec()
+    recommender = ranker.context.recommender
+    recommender.config = replace(recommender.config, now=False)
+    with pytest.raises(UserError, match="what comes next") as caught:
+        GemiRecRanker(ranker.context, ranker.posterior, ranker.head, ranker.table, str)
+    assert caught.value.where == "llm_recommender.next_item_weight"
 
 
 @torch.no_grad()

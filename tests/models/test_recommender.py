@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.small import DIM, NUM_ITEMS, histories, item_vectors, randomise, small_encoder
+from prismrec.artifacts.model_folder import read_config, read_tensors, write_model
 from prismrec.models import backbone, load_model
 from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import RecommenderRanker
@@ -203,6 +204,22 @@ def test_a_gate_belongs_to_its_interest(scratch: Recommender) -> None:
     assert abs((both.gate_BK1 - after.gate_BK1)[0, first] - (both.gate_BK1 - after.gate_BK1)[0, now]) > 1e-3
 
 
+def test_without_now_the_refined_interests_are_merged_alone(scratch: Recommender, tmp_path: Path) -> None:
+    """What they are does not change; "now" takes no weight from them, also in a saved model."""
+    _, with_now = outputs(scratch, unchanged(), [0, 1], [30, 9])
+    scratch.config = replace(scratch.config, now=False)
+    scratch.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, Recommender)
+    found = ranker(loaded)
+    assert (found.labels(), found.num_interests) == (["refined-1", "refined-2"], QUERIES)
+    _, refined = outputs(loaded, unchanged(), [0, 1], [30, 9])
+    torch.testing.assert_close(refined.interests, with_now.refined_BKD)
+    torch.testing.assert_close(refined.gate_BK1, with_now.gate_BK1[:, :-1].log_softmax(1))
+    with torch.no_grad():
+        assert loaded.interest_scores(refined, RECENT_ND).shape == (2, QUERIES, NUM_ITEMS)
+
+
 def test_scores_are_the_gated_scaled_cosines(scratch: Recommender) -> None:
     _, refined = outputs(scratch, unchanged(), [0, 1], [30, 9])
     with torch.no_grad():
@@ -309,6 +326,21 @@ def test_save_and_load_without_the_original(name: str, checkpoints: dict[str, Pa
         assert torch.equal(a, b)
     loaded.save(tmp_path / "c")
     assert (tmp_path / "c" / "model.safetensors").read_bytes() == (tmp_path / "a" / "model.safetensors").read_bytes()
+
+
+def test_a_folder_from_before_there_were_offsets_is_read(scratch: Recommender, tmp_path: Path) -> None:
+    made = Recommender(replace(scratch.config, num_items=0), scratch.encoder, scratch.backbone).eval()
+    made.save(tmp_path)
+    config, tensors = read_config(tmp_path), read_tensors(tmp_path)
+    del config["recommender"]["num_items"], config["recommender"]["now"], tensors["offset_ND"], tensors["trained_N"]
+    write_model(tmp_path, Recommender.kind, config, tensors)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, Recommender)
+    assert loaded.config.now, "it always had that interest"
+    _, expected = outputs(made, unchanged(), [0, 1], [30, 9])
+    _, found = outputs(loaded, unchanged(), [0, 1], [30, 9])
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["packaged", "qwen3", "llama"])

@@ -27,10 +27,10 @@ from training.test_recommender import task as recommender_task
 TASKS = {
     "recommender": lambda world, limit: recommender_task(world, training=training(positions_per_step=limit)),
     "recommender, sampled": lambda world, limit: recommender_task(
-        world, negatives="sampled", training=training(positions_per_step=limit)
+        world, negatives="sampled", item_offset_rate=0.0, training=training(positions_per_step=limit)
     ),
     "recommender, in batch": lambda world, limit: recommender_task(
-        world, negatives="in_batch", training=training(positions_per_step=limit)
+        world, negatives="in_batch", item_offset_rate=0.0, training=training(positions_per_step=limit)
     ),
     "encoder": lambda world, limit: encoder_task(world, training=training(positions_per_step=limit)),
     "sasrec": lambda world, limit: baseline(SASRecTask, world, training=training(positions_per_step=limit)),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from models.small import DIM, item_vectors, small_encoder
@@ -30,7 +31,7 @@ def ranker(parameters: LLMRecommenderParameters) -> RecommenderRanker:
     )
     config = RecommenderConfig(
         DIM, parameters.num_interests, parameters.recent_length, parameters.long_length, False, 0.1, "scratch",
-        num_items=NUM_ITEMS if parameters.item_offset_rate else 0,
+        num_items=NUM_ITEMS if parameters.item_offset_rate else 0, now=parameters.teaches_now,
     )  # fmt: skip
     recommender = Recommender(config, small_encoder(), decoder)
     return RecommenderRanker(recommender, ITEMS, ITEMS, ITEMS, torch.ones(NUM_ITEMS, dtype=torch.bool))
@@ -153,9 +154,9 @@ def test_the_total_is_the_weighted_sum(matching: float, next_weight: float, merg
 def test_negatives_estimate_the_full_losses(kind: str) -> None:
     """Walks: all items alike. In the batch a user's own targets are masked, which only lowers the loss."""
     world = Walks(random_lengths(120))
-    full = task(world)
+    full = task(world, item_offset_rate=0.0)
     batch = full.epoch(np.random.default_rng(0))[0]
-    made = task(world, negatives=kind, num_negatives=100_000, negative_exponent=0.0)
+    made = task(world, negatives=kind, item_offset_rate=0.0, num_negatives=100_000, negative_exponent=0.0)
     made.module.eval(), full.module.eval()
     expected, found = full.loss(batch), made.loss(batch)
     for name, part in expected.parts.items():
@@ -167,7 +168,7 @@ def test_negatives_estimate_the_full_losses(kind: str) -> None:
 
 def test_in_the_batch_negatives_are_the_targets_of_all_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Walks(random_lengths(60, longest=28))
-    made = task(world, negatives="in_batch")
+    made = task(world, negatives="in_batch", item_offset_rate=0.0)
     calls: dict[str, tuple[Any, ...]] = {}
     spy(monkeypatch, "dmil_loss", calls)
     batch = made.epoch(np.random.default_rng(0))[0]
@@ -183,6 +184,13 @@ def test_in_the_batch_negatives_are_the_targets_of_all_losses(monkeypatch: pytes
         np.concatenate([world.of(u)[: world.train_ends[u]] for u in range(len(world.lengths))]), minlength=NUM_ITEMS
     )
     torch.testing.assert_close(made.share_N, torch.from_numpy(counts / counts.sum()).float())
+
+
+@pytest.mark.parametrize("kind", ["sampled", "in_batch"])
+def test_bounded_negatives_and_offsets_are_refused_together(kind: str) -> None:
+    """Offsets take each step through the whole catalogue, whatever the losses look at."""
+    with pytest.raises(ValidationError, match="item_offset_rate: 0, or negatives: full"):
+        recommender_parameters(negatives=kind, item_offset_rate=0.1)
 
 
 def test_item_vectors_are_frozen_and_everything_else_learns() -> None:
@@ -208,6 +216,21 @@ def test_offsets_of_items_that_training_met_are_learned() -> None:
     with torch.no_grad():
         made.validate()
     assert torch.equal(made.ranker.items_ND, made.recommender.items(ITEMS).detach())
+
+
+@pytest.mark.parametrize(
+    ("next_weight", "merge_weight", "taught"), [(1.0, 0.0, True), (0.0, 0.5, True), (0.0, 0.0, False)]
+)
+def test_an_interest_that_no_loss_teaches_has_no_say(next_weight: float, merge_weight: float, taught: bool) -> None:
+    """The paper's loss alone teaches the refined interests, and lists are theirs alone, of one weight each."""
+    made = task(Walks(random_lengths(60, longest=28)), next_item_weight=next_weight, merge_weight=merge_weight)
+    assert ("now" in made.ranker.labels()) == taught
+    fit(made, training(epochs=1), seed=1)
+    with torch.no_grad():
+        refined = made.ranker.state(made.data.events, torch.arange(3), torch.tensor([5, 5, 5])).refined
+    assert refined.interests.shape[1] == 2 + taught
+    if not taught:
+        torch.testing.assert_close(refined.gate_BK1.exp(), torch.full((3, 2), 0.5))
 
 
 def test_without_offsets_items_are_ranked_as_they_are() -> None:

@@ -26,19 +26,34 @@ def test_figures_of_a_training() -> None:
 
 def test_flops_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear map of 8 rows, 3 to 2, forward and the gradient of its weights: 2 · 8 · 3 · 2 FLOPs each."""
-    seen = []
+    seen = counted_flops(monkeypatch)
+    made = Regression()
+    fit(made, training(epochs=1), seed=0)
+    slots = made.size(torch.zeros(8, 3)).slots
+    assert seen[0] * slots == 2 * (2 * 8 * 3 * 2)
 
-    def report(self: Meter, flops_per_slot: float, peak: float) -> dict[str, float]:
-        seen.append((flops_per_slot, peak))
+
+def counted_flops(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """FLOPs a slot of every training that follows."""
+    seen: list[float] = []
+
+    def report(_: Meter, flops_per_slot: float, peak: float) -> dict[str, float]:
+        seen.append(flops_per_slot)
         return dict.fromkeys(
             ("positions_per_second", "padding_waste", "model_flop_utilisation", "matmul_peak_gflops"), 0.0
         )
 
     monkeypatch.setattr(Meter, "report", report)
-    made = Regression()
-    fit(made, training(epochs=1), seed=0)
-    slots = made.size(torch.zeros(8, 3)).slots
-    assert seen[0][0] * slots == 2 * (2 * 8 * 3 * 2)
+    return seen
+
+
+def test_what_gradient_checkpointing_computes_anew_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counted_flops(monkeypatch)
+    for checkpointing in (False, True):
+        made = task(Walks(random_lengths(40)), training=training(epochs=1))
+        with backbone.economies(made.recommender.backbone, checkpointing, False):
+            fit(made, made.parameters.training, seed=0)
+    assert seen[0] == seen[1] > 0
 
 
 def test_a_training_says_how_fast_it_was(caplog: pytest.LogCaptureFixture) -> None:

@@ -60,6 +60,12 @@ class GemiRecRanker(CellRanker):
                 "posterior, retrieval",
                 "kedro run --pipelines interest_dictionary",
             )
+        if not context.recommender.config.now:
+            raise UserError(
+                "No loss taught the recommender what comes next, which GemiRec rests on.",
+                "llm_recommender.next_item_weight",
+                "Set it above 0, and train the recommender again; `make ablations` measures HyMiRec without it.",
+            )
         super().__init__(table, context.items_ND, labels_G, head.config.dictionary, head.config.num_interests)
         self.context, self.posterior, self.head = context, posterior, head
         if not posterior.exact:

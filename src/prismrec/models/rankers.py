@@ -281,7 +281,7 @@ class RefinedState(NamedTuple):
 
 
 class RecommenderRanker(InterestRanker):
-    """The LLM recommender by itself: refined interests and the "now" interest, merged with the gate's weights.
+    """The LLM recommender by itself: refined interests and "now", if it has that, merged with the gate's weights.
 
     Args:
         vectors_ND: item vectors of the catalogue; the recommender ranks them with its offsets (`items_ND`).
@@ -305,7 +305,7 @@ class RecommenderRanker(InterestRanker):
         self.recommender, self.vectors_ND, self.recommendable_N = recommender, vectors_ND, recommendable_N
         self.predictions = predictions
         self.recent_ND, self.long_ND = recent_ND, long_ND
-        self.num_interests = recommender.config.num_interests + 1  # and "now"
+        self.num_interests = recommender.config.num_interests + recommender.config.now
         self.refresh()
 
     @torch.no_grad()
@@ -329,7 +329,7 @@ class RecommenderRanker(InterestRanker):
         return RefinedState(recent, refined)
 
     def interest_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-        """[B, K + 1, D] unit vectors: refined interests, and "now"."""
+        """[B, K + 1, D] unit vectors: refined interests, and "now"; K where there is no "now"."""
         return self.state(events, users_B, ends_B).refined.interests
 
     def joint(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
@@ -337,8 +337,9 @@ class RecommenderRanker(InterestRanker):
         return self.recommender.interest_scores(self.state(events, users_B, ends_B).refined, self.items_ND)
 
     def labels(self) -> list[str]:
-        """K refined interests, and "now"."""
-        return [*(f"refined-{k + 1}" for k in range(self.num_interests - 1)), "now"]
+        """K refined interests, and "now" if there is one."""
+        refined = [f"refined-{k + 1}" for k in range(self.recommender.config.num_interests)]
+        return [*refined, "now"] if self.recommender.config.now else refined
 
     def among(self, rows_C: Tensor) -> RecommenderRanker:
         """With their vectors alone."""

@@ -8,7 +8,8 @@
   connection, then unit length.
 - Beyond the paper (our choice): every position knows when its prediction is asked for (the time until the next event,
   or until the request); the recent positions predict their next item through the same head; the last one's
-  vector, the "now" interest, joins the K refined interests. A gate weighs each interest for the merge.
+  vector, the "now" interest, joins the K refined interests. A gate weighs each interest for the merge. Where no loss
+  teaches the "now" interest, as with the paper's alone, there is none.
 
 Items reach the model as vectors of two tables: `long_ND` for the long history (codebook-decoded), `recent_ND` for
 the recent items. Both are frozen and not part of the model. What it learns of items itself (our choice) are *offsets*:
@@ -44,7 +45,13 @@ from prismrec.quantization.code_table import VectorTable
 
 @dataclass(frozen=True)
 class RecommenderConfig:
-    """Sizes of the recommender around its backbone; `num_items` have offsets, the first ones of the item table."""
+    """Sizes of the recommender around its backbone, and what it is made of.
+
+    Attributes:
+        long_from: what the long history is read from: "codebook", or "raw", the item vectors themselves.
+        num_items: so many items have offsets, the first ones of the item table.
+        now: whether the last recent position's vector is one more interest.
+    """
 
     dim: int
     num_interests: int
@@ -53,8 +60,9 @@ class RecommenderConfig:
     recent_from_codebook: bool
     dropout: float
     backbone_name: str
-    long_from: str = "codebook"  # or "raw": the item vectors themselves
+    long_from: str = "codebook"
     num_items: int = 0
+    now: bool = True
 
 
 class Refined(NamedTuple):
@@ -62,11 +70,13 @@ class Refined(NamedTuple):
 
     refined_BKD: Tensor  # the K queries' interests
     next_BLD: Tensor  # after every recent event, or the last ones, the prediction of the next
-    gate_BK1: Tensor  # log weights of the refined interests and, last, the "now" interest
+    gate_BK1: Tensor  # log weights of the refined interests and, last, the "now" interest, if there is one
 
     @property
     def interests(self) -> Tensor:
-        """[B, K+1, D]: the refined interests and the "now" interest."""
+        """[B, K+1, D]: the refined interests and the "now" interest; K where there is none of the latter."""
+        if self.gate_BK1.shape[1] == self.refined_BKD.shape[1]:
+            return self.refined_BKD
         return torch.cat([self.refined_BKD, self.next_BLD[:, -1:]], dim=1)
 
 
@@ -167,8 +177,10 @@ class Recommender(nn.Module):
         mask = torch.cat([always(batch, coarse_BCH.shape[1]), recent.mask_BL, always(batch, query_BKH.shape[1])], dim=1)
         states = self._states(self.dropout(inputs), mask, length + query_BKH.shape[1])
         outputs = F.normalize((self.skip(states) + self.head(states)).float(), dim=-1)
-        gate_BK1 = self.gate(states[:, length - 1 :]).squeeze(-1).float().roll(-1, dims=1).log_softmax(1)
-        return Refined(outputs[:, length:], outputs[:, :length], gate_BK1)
+        gate_BK1 = self.gate(states[:, length - 1 :]).squeeze(-1).float().roll(-1, dims=1)
+        if not self.config.now:
+            gate_BK1 = gate_BK1[:, :-1]
+        return Refined(outputs[:, length:], outputs[:, :length], gate_BK1.log_softmax(1))
 
     def _states(self, inputs: Tensor, mask: Tensor, outputs: int) -> Tensor:
         """The decoder's states at the last positions."""
@@ -177,7 +189,7 @@ class Recommender(nn.Module):
         return backbone.run(self.backbone, inputs, mask)[:, -outputs:]
 
     def interest_scores(self, refined: Refined, items_ND: Tensor) -> Tensor:
-        """Score of every item under every interest, on one scale: [B, K+1, N]; merged by log-sum-exp.
+        """Score of every item under every interest, on one scale: [B, K+1, N], or K; merged by log-sum-exp.
 
         Args:
             items_ND: as `items` gives them.
@@ -206,5 +218,8 @@ class Recommender(nn.Module):
             LightweightEncoder(LightweightEncoderConfig(**config["encoder"])),
             backbone.from_config(config["backbone"]),
         )
-        model.load_state_dict(read_tensors(folder))
+        tensors = read_tensors(folder)
+        if not model.config.num_items:  # saved before there were offsets, perhaps: then it holds no place for them
+            tensors = {"offset_ND": model.offset_ND.detach(), "trained_N": model.trained_N} | tensors
+        model.load_state_dict(tensors)
         return model.eval()

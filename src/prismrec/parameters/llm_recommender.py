@@ -62,17 +62,22 @@ class LLMRecommenderParameters(StageParameters):
         ge=0,
         le=1,
         description="Share of the learning rate at which the recommender learns an offset of every item's vector, for "
-        "its own reading and ranking; 0: none, it takes the item tower's vectors as they are (the paper).",
+        "its own reading and ranking; 0: none, it takes the item tower's vectors as they are (the paper). Above 0 "
+        "every step goes over the whole catalogue, so only with negatives: full.",
     )
     target_window: int = Field(ge=1, le=64, description="Targets W of the matching loss (DMIL).")
     matching_weight: float = Field(default=1.0, ge=0, description="Weight of the matching loss (1: as the paper).")
     next_item_weight: float = Field(
-        ge=0, description="Weight of the next-item loss on recent positions (0: as the paper)."
+        ge=0,
+        description="Weight of the next-item loss on recent positions. 0, and merge_weight 0: as the paper, without a "
+        '"now" interest, and without stage 6, which rests on it.',
     )
-    merge_weight: float = Field(ge=0, description="Weight of the loss that teaches the gate to merge the interests.")
+    merge_weight: float = Field(
+        ge=0, description="Weight of the loss that teaches the gate to merge the interests (0: as the paper)."
+    )
     negatives: Literal["full", "sampled", "in_batch"] = Field(
         description="What the losses compare a target with: the whole catalogue, items drawn for each step, or the "
-        "step's other targets; the latter two with logQ correction."
+        "step's other targets; the latter two with logQ correction, and without item offsets."
     )
     num_negatives: int = Field(ge=1, description="Items drawn for a step, with replacement (negatives: sampled).")
     negative_exponent: float = Field(
@@ -89,6 +94,11 @@ class LLMRecommenderParameters(StageParameters):
     )
     training: TrainingParameters = Field(description="The training loop.")
 
+    @property
+    def teaches_now(self) -> bool:
+        """Whether any loss teaches the last recent position's vector, the "now" interest."""
+        return self.next_item_weight > 0 or self.merge_weight > 0
+
     @model_validator(mode="after")
     def _coherent(self) -> "LLMRecommenderParameters":
         if self.backbone == "scratch" and self.tuning == "lora":
@@ -99,4 +109,9 @@ class LLMRecommenderParameters(StageParameters):
             raise ValueError(f"head_dim ({self.head_dim}) must be even")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.item_offset_rate and self.negatives != "full":
+            raise ValueError(
+                f"negatives: {self.negatives} bounds what a step costs, and item offsets take each step through the "
+                "whole catalogue (use item_offset_rate: 0, or negatives: full)"
+            )
         return self

@@ -42,7 +42,7 @@ from prismrec.parameters.training import TrainingParameters
 from prismrec.training import held
 from prismrec.training.checkpoint import Checkpoint, State, pack_optimizer, under, unpack_optimizer
 from prismrec.training.memory import keep_freed_memory
-from prismrec.training.speed import Meter, Work, matmul_peak
+from prismrec.training.speed import Meter, ModelFlops, Work, matmul_peak
 
 SELECTION_METRIC = "ndcg@10"
 
@@ -496,19 +496,18 @@ class _Training:
 
     def _flops_per_slot(self) -> float:
         """FLOPs of forward and backward, counted on the batch of middling size; the training's state stays."""
-        from torch.utils.flop_counter import FlopCounterMode
-
         sizes = [self.task.size(batch).slots for batch in self.batches]
         middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
         of = min(
             self.accelerator.num_processes * self.schedule.accumulation, self.task.size(self.batches[middle]).users
         )
         before = self.task.generator.get_state()
-        counter = FlopCounterMode(display=False)
+        counter = ModelFlops()
         self.module.train()
         with torch.random.fork_rng(), counter, torch.compiler.set_stance("force_eager"):
             with autocast(self.device.type, self.schedule.bf16):
                 loss = self.task.loss(held.on(self.batches[middle], self.device), Share(0, of))
+            counter.backward = True
             self.accelerator.backward(loss.total)
         self.optimizer.zero_grad()
         self.task.generator.set_state(before)

@@ -3,8 +3,9 @@
 A training example is one random cut in a user's training events: [long history] [recent window] | targets. One
 forward pass carries three losses:
 - *matching* (DMIL, the paper's): the K refined interests share out the next W events;
-- *next item* (our choice, weight 0 = the paper): every recent position predicts its next event;
+- *next item* (our choice): every recent position predicts its next event;
 - *merge* (our choice): all interests together predict the first event after the cut, which teaches the gate.
+The paper has the first alone: weights of 0 for the others, and then no "now" interest (`teaches_now`).
 
 Notable: targets are catalogue vectors, never outputs of the user side; the order of events is kept; short
 histories get W_u = min(W, ⌊n/2⌋) targets (fewer where the cut is later), and cuts are drawn anew each epoch. All

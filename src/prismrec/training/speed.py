@@ -2,7 +2,7 @@
 
 Model FLOP utilisation = FLOPs of forward and backward passes / (seconds × the matmul peak measured here, in the
 precision of training). FLOPs are counted on one batch of middling size and scaled by the slots of all of them.
-What gradient checkpointing computes twice counts twice.
+What gradient checkpointing computes a second time is no work of the model, and does not count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # side of the square matrices multiplied
 PEAK_TRIALS = 8
@@ -54,6 +55,24 @@ class Meter:
             "matmul_peak_gflops": round(peak / 1e9, 1),
             "seconds": round(self.seconds, 3),
         }
+
+
+class ModelFlops(FlopCounterMode):
+    """Counts the FLOPs of a forward and a backward pass, but not those of a forward pass inside the backward one.
+
+    Attributes:
+        backward: to be set when the backward pass begins. Autograd's own formulas run with gradients off; what runs
+            with gradients on from then on is gradient checkpointing, which computes activations anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.backward = False
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        if self.backward and torch.is_grad_enabled():
+            return out
+        return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=8)

@@ -147,6 +147,7 @@ def train_recommender(
         parameters.backbone,
         parameters.long_from,
         len(item_vectors["vectors"]) if parameters.item_offset_rate else 0,
+        parameters.teaches_now,
     )
     recommender = Recommender(config, lightweight_encoder, decoder)
     if parameters.item_offset_rate:
