@@ -65,7 +65,7 @@ TUNED: dict[str, dict[str, tuple[int, int]]] = {
     "ml1m": {
         "sasrec": (2, 2700),
         "sasrec_transitions": (17, 2700),
-        "comirec": (1, 1200),
+        "comirec": (3, 1200),
         "lightweight_encoder": (3, 1200),
         "llm_recommender": (4, 2400),
         "linear_transitions": (15, 150),

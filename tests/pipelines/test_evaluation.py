@@ -141,6 +141,19 @@ def test_comirec_may_have_a_weight_decay_of_its_own(
         assert given.baselines.training.model_copy(update={"weight_decay": 2.0}) == parameters.baselines.training
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, 100), (50, 50)])
+def test_comirec_may_read_another_length(own: int | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = yaml.safe_load((Path(__file__).parents[2] / "conf/base/parameters_evaluation.yml").read_text())
+    baselines = {**written["evaluation"]["baselines"], "comirec_length": own}
+    parameters = EvaluationParameters.model_validate({**written["evaluation"], "seed": 1, "baselines": baselines})
+    seen = []
+    monkeypatch.setattr(nodes, "_train_baseline", lambda *arguments: seen.append((arguments[1], arguments[-3])))
+    frame = pl.DataFrame({"item_id": ["a"]})
+    nodes.train_sasrec(frame, frame, frame, parameters)
+    nodes.train_comirec(frame, frame, frame, parameters)
+    assert [(sizes.length, given.baselines.length) for sizes, given in seen] == [(100, 100), (expected, expected)]
+
+
 def test_without_times_a_model_that_reads_them_has_one_row() -> None:
     class Timely(Flat):
         name = "hymirec"

@@ -22,6 +22,9 @@ class BaselineParameters(BaseModel):
     dropout: float = Field(ge=0, lt=1, description="Dropout of the baselines.")
     negatives: int = Field(ge=0, description="Negatives of a sampled softmax with logQ; 0: the whole catalogue.")
     negative_exponent: float = Field(ge=0, le=1, description="Negatives are drawn by popularity to this power.")
+    comirec_length: int | None = Field(
+        default=None, ge=2, le=4096, description="Latest events ComiRec-SA reads; null: length."
+    )
     comirec_weight_decay: float | None = Field(
         default=None, ge=0, description="Weight decay of ComiRec-SA's matrices; null: that of training."
     )

@@ -74,7 +74,9 @@ def train_comirec(
     if settings.comirec_weight_decay is not None:
         training = settings.training.model_copy(update={"weight_decay": settings.comirec_weight_decay})
         settings = settings.model_copy(update={"training": training})
-        parameters = parameters.model_copy(update={"baselines": settings})
+    if settings.comirec_length is not None:
+        settings = settings.model_copy(update={"length": settings.comirec_length})
+    parameters = parameters.model_copy(update={"baselines": settings})
     sizes = ComiRecConfig(len(item_map), settings.dim, settings.interests, settings.length, settings.dropout)
     return _train_baseline(ComiRec, sizes, ComiRecTask, item_map, histories, splits, parameters, checkpoints, choices)
 
