@@ -114,7 +114,7 @@ def label_interests(
     item_map: pl.DataFrame,
     histories: Histories,
 ) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    """A name for every non-empty cell, by its id: its most specific categories, or its most popular title.
+    """A name for every non-empty cell, by its id: its most specific categories, else title words; or its top title.
 
     Returns:
         Names by id, with the dictionary's version; the table of interests; their map.
