@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prismrec.artifacts.atomic import sha256_folder
-from prismrec.artifacts.bundle import BundleParts, CatalogueItem, KeptBundle, read_bundle
+from prismrec.artifacts.bundle import LABELS_OF, BundleParts, CatalogueItem, KeptBundle, read_bundle
 from prismrec.errors import UserError
 
 
@@ -53,6 +53,18 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert bundle.labels == {"0-1": "Drama"}
     assert bundle.manifest.default_model == "popularity"
     assert bundle.manifest.created_from == {"split_hash": "abc"}
+
+
+@pytest.mark.parametrize(("of", "refused"), [(None, False), ("one", False), ("two", True)])
+def test_names_of_another_dictionarys_interests_are_refused(tmp_path: Path, of: str | None, refused: bool) -> None:
+    """A release before did not say of which they are."""
+    labels = {"0-1": "Drama"} if of is None else {LABELS_OF: of, "0-1": "Drama"}
+    replace(content(dictionary="one"), labels=labels).save(tmp_path / "bundle")
+    if refused:
+        with pytest.raises(UserError, match=r"interest_labels.json: its names are of the dictionary two, .* is one"):
+            read_bundle(tmp_path / "bundle")
+    else:
+        assert read_bundle(tmp_path / "bundle").labels == {"0-1": "Drama"}
 
 
 def test_a_bundle_knows_whether_its_models_know_times(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A bundle whose parts rest on different dictionaries is refused, naming both versions."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from prismrec.errors import LineageError
 from prismrec.models.interest_dictionary import stamp
 from prismrec.models.loading import load_rankers
 from prismrec.models.retrieval_head import RetrievalHead
+from prismrec.serving.engine import Engine
 from serving.bundles import parts
 
 OTHER = "feedfeedfeedfeed"
@@ -40,6 +42,29 @@ def test_cells_without_a_version_are_refused(tmp_path: Path) -> None:
     cells = {"cells": np.asarray(whole.parts["item_cells"]["cells"])}
     replace(whole, parts={**whole.parts, "item_cells": cells}).save(tmp_path)
     with pytest.raises(LineageError, match="no version"):
+        load_rankers(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_rankers, Engine.load])
+def test_a_manifest_of_another_dictionary_is_refused(tmp_path: Path, load: Callable[[Path], object]) -> None:
+    """All parts are of one dictionary; the ids that clients see beside the manifest's version would be of another."""
+    whole = parts()
+    replace(whole, dictionary_version=OTHER).save(tmp_path)
+    with pytest.raises(LineageError, match=f"manifest.*{OTHER}.*{whole.dictionary_version}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_manifest_names_the_dictionary_that_is_there(tmp_path: Path, named: bool) -> None:
+    """Neither one that is not there, nor none where one is."""
+    whole = parts()
+    stage_6 = {"dictionary", "item_cells", "posterior", "retrieval", "unified_merge"} if named else set()
+    replace(
+        whole,
+        parts={name: part for name, part in whole.parts.items() if name not in stage_6},
+        dictionary_version=whole.dictionary_version if named else None,
+    ).save(tmp_path)
+    with pytest.raises(LineageError, match="None"):
         load_rankers(tmp_path)
 
 

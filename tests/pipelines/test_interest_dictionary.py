@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from models.small import small_encoder
 from pipelines.refresh_sets import Workspace, is_whole
 from prismrec.artifacts import atomic
+from prismrec.artifacts.bundle import LABELS_OF
 from prismrec.data.histories import Histories
 from prismrec.data.splits import leave_one_out
 from prismrec.errors import UserError
@@ -150,6 +151,7 @@ def test_interests_are_named_counted_and_placed(first: First) -> None:
     assert sum(row["items"] for row in table["interests"]) == ITEMS - 5
     assert {row["id"]: row["name"] for row in table["interests"]}.items() <= names.items()
     assert len(figure["data"][0]["x"]) == len(table["interests"])
+    assert names[LABELS_OF] == kept.dictionary.version
 
 
 # Posterior and retrieval head go on too

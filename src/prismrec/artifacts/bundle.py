@@ -37,6 +37,7 @@ FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 ITEMS_NAME = "items.jsonl"
 LABELS_NAME = "interest_labels.json"
+LABELS_OF = "dictionary"  # its entry that says of which dictionary the interests are; a release before wrote none
 CARD_NAME = "README.md"
 POPULARITY = "popularity"
 DATA_NAMES = frozenset({ITEMS_NAME, f"{POPULARITY}.safetensors"})
@@ -113,7 +114,7 @@ class BundleParts:
         items: the catalogue, in the order of the item indices.
         parts: models, tensors and folders by name.
         default_model: the ranker that answers when a request names none.
-        labels: names of interests by their id.
+        labels: names of interests by their id; under `LABELS_OF` the dictionary's.
         created_from: content hashes or names of what the parts were made from.
         dictionary_version: id of the interest dictionary, if there is one.
         card: the model card, Markdown; none if empty.
@@ -205,7 +206,7 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: naming the file and what is wrong with it.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     _check_names(folder, manifest)
     for name, record in sorted(manifest.files.items()):
         _check_file(folder / name, record)
@@ -242,7 +243,12 @@ def _content_hash(files: Mapping[str, FileRecord], names: Iterable[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:VERSION_LENGTH]
 
 
-def _read_manifest(folder: Path) -> BundleManifest:
+def read_manifest(folder: Path) -> BundleManifest:
+    """The manifest of a bundle, whose files it does not verify.
+
+    Raises:
+        UserError: there is none, or it is not valid.
+    """
     path = folder / MANIFEST_NAME
     if path.is_symlink() or not path.is_file():
         raise UserError("This is not a bundle: it has no manifest.json.", str(folder), MEND)
@@ -310,9 +316,13 @@ def _read_labels(folder: Path, manifest: BundleManifest) -> dict[str, str]:
     if LABELS_NAME not in manifest.files:
         return {}
     try:
-        return TypeAdapter(dict[str, str]).validate_json((folder / LABELS_NAME).read_bytes())
+        labels = TypeAdapter(dict[str, str]).validate_json((folder / LABELS_NAME).read_bytes())
     except ValidationError as error:
         raise _refusal(folder / LABELS_NAME, "it is not a mapping of interest ids to names") from error
+    found, wanted = labels.pop(LABELS_OF, None), manifest.versions.dictionary
+    if found not in (None, wanted):
+        raise _refusal(folder / LABELS_NAME, f"its names are of the dictionary {found}, the manifest's is {wanted}")
+    return labels
 
 
 def _refusal(path: Path, reason: str) -> UserError:

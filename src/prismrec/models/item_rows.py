@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from prismrec.artifacts.bundle import MANIFEST_NAME, read_manifest
 from prismrec.models import load_model
 from prismrec.models.interest_dictionary import InterestDictionary, check_version, stamped_version
 from prismrec.quantization.code_table import CodeTable
@@ -49,9 +50,13 @@ class ItemRows:
 
     @classmethod
     def load(cls, folder: Path) -> ItemRows:
-        """Read a bundle's tables; no spare rows yet."""
+        """Read a bundle's tables; no spare rows yet.
+
+        Raises:
+            UserError: dictionary, cells and the manifest's word on the dictionary do not belong together.
+        """
         stored = load_file(folder / ITEM_VECTORS)
-        dictionary = load_model(folder / "dictionary") if (folder / "dictionary").is_dir() else None
+        dictionary = _dictionary(folder)
         return cls(
             stored["vectors"],
             stored["recommendable"],
@@ -110,6 +115,14 @@ class ItemRows:
         if lonely_X.any() and len(cells_R):
             cells_X[lonely_X] = cells_R[(vectors_XD[lonely_X] @ self.vectors_ND[self.known_R].T).argmax(1)]
         return cells_X
+
+
+def _dictionary(folder: Path) -> InterestDictionary | None:
+    """The dictionary, which has to be the one whose ids the manifest speaks of: clients keep both together."""
+    dictionary = load_model(folder / "dictionary") if (folder / "dictionary").is_dir() else None
+    found, wanted = read_manifest(folder).versions.dictionary, None if dictionary is None else dictionary.version
+    check_version("interests of the manifest", str(found), str(wanted), str(folder / MANIFEST_NAME))
+    return dictionary
 
 
 def _cells(folder: Path, dictionary: InterestDictionary) -> Tensor:

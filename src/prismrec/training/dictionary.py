@@ -62,7 +62,7 @@ def fit_dictionary(
         optimizer.zero_grad()
         torch.autograd.backward(reconstruction + commit)
         optimizer.step()
-        if step < 0.9 * parameters.steps:  # the last steps let the codes settle
+        if step < 0.9 * parameters.steps:  # in the last tenth codes stay where they are; encoder and decoder learn on
             reseeded += dictionary.quantizer.follow(quantized, generator)
     losses = {
         "reconstruction_loss": float(reconstruction.detach()),

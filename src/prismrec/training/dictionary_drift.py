@@ -2,7 +2,9 @@
 
 Interests are compared by their ids, which a refresh keeps: *born*, one that holds items now and held none; *retired*,
 the other way round; *moved*, one that holds items in both and has lost most of those it had. For each the report says
-where its items came from or went to: the interest that shares most of them, which is how a split is told.
+where its items came from or went to: the interest that shares most of them, which is how a split is told. An id in both
+means one thing: a code that has lost its items rests for a refresh before it is put elsewhere, so its interests are
+first retired, and born in the next report.
 A dictionary that is no refresh of the previous one shares no ids with it: then only items that parted count.
 
 Shapes: B items in both, N items, D item dimension.
@@ -16,13 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from prismrec.metrics.codes import code_health
 from prismrec.models.interest_dictionary import InterestDictionary
-from prismrec.training.dictionary_refresh import DictionaryVectors, common, procrustes, tells_a_map
+from prismrec.training.dictionary_refresh import DictionaryVectors, calm, common
 
-CALM = 0.99  # cosine to the previous vector from which an item has barely moved
 COLOURS = {"before": "#8b95a1", "now": "#7c4ddb", "interests": "#2f7fbf"}
 SHOWN = 50  # interests listed of each sort
 
@@ -59,7 +59,7 @@ def drift(
     before_B, now_B = common(before_rows.items_N, rows.items_N)
     old_BD, new_BD = before_rows.full_ND[before_B], rows.full_ND[now_B]
     same_space = before.config.dim == dictionary.config.dim
-    calm_B = _cosines(old_BD, new_BD) >= CALM if same_space else torch.zeros(len(now_B), dtype=torch.bool)
+    calm_B = calm(old_BD, new_BD) if same_space else torch.zeros(len(now_B), dtype=torch.bool)
     old_ids, new_ids = labels(before, old_BD), labels(dictionary, new_BD)
     changed_B = torch.tensor([old != new for old, new in zip(old_ids, new_ids, strict=True)], dtype=torch.bool)
     same_ids = kind in ("refreshed", "unchanged")
@@ -171,16 +171,6 @@ def _changes(changed_B: Tensor, calm_B: Tensor) -> dict[str, Any]:
         "items_moved_share": float(changed_B.float().mean()) if len(changed_B) else 0.0,
         "barely_moved_changed_share": float(changed_B[calm_B].float().mean()) if calm_B.any() else 0.0,
     }
-
-
-def _cosines(old_BD: Tensor, new_BD: Tensor) -> Tensor:
-    """Cosine of every item's vectors, with and without the best orthogonal map: the one that fits better."""
-    cosine = F.cosine_similarity
-    plain_B = cosine(new_BD, old_BD)
-    if not tells_a_map(old_BD):
-        return plain_B
-    turned_B = cosine(new_BD @ procrustes(new_BD, old_BD), old_BD)
-    return turned_B if turned_B.mean() > plain_B.mean() else plain_B
 
 
 def _state(dictionary: InterestDictionary, rows: DictionaryVectors) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """Refresh of the interest dictionary: a new version that goes on with its parent's cells (our choice throughout).
 
 Encoder and decoder stay frozen. Every code moves with the items it had: by the mean change of their residuals, level
-1 first; items that are new to it count one each. Then a code that no item has left is put to work where the error is
-largest: it takes over a part of the worst code's items. A level grows only if the catalogue's rule asks for more codes.
+1 first; items that are new to it count one each. A code that none has left stays where it is.
 
     e'_m = (n_m (e_m + mean_{i in m} (r'_i - r_i)) + sum_{new i} r'_i) / (n_m + new_m)
 
-Identity: a code keeps its index, so an interest keeps its id. Stability comes from this movement alone, not from a
-table of items: an item whose neighbours moved with it stays in its cell, unchanged vectors change nothing, and
+Then codes that no item has are put to work, and a level grows by one code if the catalogue's rule asks for more
+(`dictionary_births.py`), as far as the items that have barely moved allow it: no more than MAY_CHANGE of them are to
+change their cell. What finds no room waits for the next refresh.
+
+Identity: a code keeps its index, so an interest keeps its id. A code that has lost its items rests for a refresh before
+it is put elsewhere, so no id means two things on consecutive days. Stability comes from all this, not from a table of
+items: an item whose neighbours moved with it stays in its cell, unchanged vectors give back the parent itself, and
 `codes_of` stays a function of the vector.
 
 A tower that was trained again may have turned all vectors. If an orthogonal map (Procrustes, on items in both) brings
@@ -24,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,14 +37,17 @@ from torch.nn import functional as F
 
 from prismrec.artifacts.model_folder import write_tensors
 from prismrec.errors import ParameterError
-from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
+from prismrec.models.interest_dictionary import InterestDictionary
 from prismrec.parameters.interest_dictionary import DictionaryParameters
 from prismrec.training.dictionary import data_version, fit_dictionary, wanted_sizes
+from prismrec.training.dictionary_births import Room, copied, grow_code, idle_codes, revive_codes
 from prismrec.training.loop import repeatable
 
 FARTHEST = 0.1  # mean of 1 - cosine to the parent's vectors beyond which a dictionary starts anew
 TURNED = 0.5  # the map is used if it brings that mean below this share of what it is without
-SPLIT_STEPS = 10  # of 2-means, when a code is split
+CALM = 0.99  # cosine to the previous vector from which an item has barely moved
+MAY_CHANGE = 0.04  # share of these that moving codes and births may put into another cell; the bar is 0.05
+AT_ANY_RATE = 0.005  # share that births may, even if moving codes have used up the other
 
 VECTORS_NAME = "vectors.safetensors"  # beside the model's own files
 
@@ -156,7 +163,7 @@ class Refresh:
     Attributes:
         kind: the parent's cells gone on with, the parent itself, or fitted anew since nothing could be gone on with.
         origins: None if it is the parent itself, whose own they then are.
-        figures: losses of a fit; how many codes were put to work.
+        figures: losses of a fit; how many codes were put to work, and how many wait for it.
         distance: mean of 1 - cosine to the parent's vectors, over items in both.
         distance_aligned: the same after the best orthogonal map; as they come, where too few items are in both to
             tell one.
@@ -188,17 +195,17 @@ def refresh_dictionary(
         rows: the rows of today.
 
     Returns:
-        The parent itself if the rows are the same and it is large enough; a refreshed one; or one fitted anew if the
-        vectors are too far from the previous ones, or no item is in both.
+        The parent itself if the rows are the same, whatever waits: so a run that was cut off after it goes on with it;
+        a refreshed one; or one fitted anew if the vectors are too far from the previous ones, or no item is in both.
 
     Raises:
         ParameterError: the parameters ask for another shape than the parent's.
     """
     _check_shape(parent, rows, parameters)
     data, wanted = data_version(rows.both), wanted_sizes(len(rows.items_N), parameters)
-    sizes = tuple(max(pair) for pair in zip(parent.sizes, wanted, strict=True))
-    if data == data_version(previous.both) and sizes == parent.sizes:
-        return Refresh(parent, None, "unchanged", {}, 0.0, 0.0, aligned=False)
+    if data == data_version(previous.both):
+        figures = {"codes_waiting": _waiting(parent, wanted, rows)}
+        return Refresh(parent, None, "unchanged", figures, 0.0, 0.0, aligned=False)
     before_B, now_B = common(previous.items_N, rows.items_N)
     old_BD, new_BD = previous.full_ND[before_B], rows.full_ND[now_B]
     map_DD = procrustes(new_BD, old_BD) if tells_a_map(old_BD) else torch.eye(parent.config.dim)
@@ -208,13 +215,16 @@ def refresh_dictionary(
         number_after(anew, parent.codes_of(old_BD), anew.codes_of(new_BD), parent.sizes)
         return Refresh(anew, Origins.itself(anew), "new_major", losses, distance, distance_aligned, aligned=False)
     aligned = distance_aligned < TURNED * distance
-    child = _copy(parent, replace(parent.config, sizes=sizes, parent=parent.version, data=data))
+    child = copied(parent, replace(parent.config, parent=parent.version, data=data))
     if aligned:
         turn(child, map_DD)
     move_codes(parent, child, previous, rows)
-    revived = revive_codes(child, parent.sizes, rows.both)
-    origins = Origins(revived.codes_CM, map_DD if aligned else torch.eye(len(map_DD)))
-    figures = {"codes_born": float(revived.born)}
+    room = _room(parent, child, previous, rows)
+    births = revive_codes(child, idle_codes(parent, previous.full_ND), rows.both, room)
+    child, births = grow_code(child, wanted, rows.both, births)
+    _note_loads(child, rows.both)
+    origins = Origins(births.codes_CM, map_DD if aligned else torch.eye(len(map_DD)))
+    figures = {"codes_born": float(births.born), "codes_waiting": _waiting(child, wanted, rows)}
     return Refresh(child, origins, "refreshed", figures, distance, distance_aligned, aligned)
 
 
@@ -234,6 +244,42 @@ def procrustes(from_BD: Tensor, to_BD: Tensor) -> Tensor:
 def tells_a_map(rows_BD: Tensor) -> bool:
     """Whether these rows can tell an orthogonal map: fewer rows than dimensions can always be turned onto others."""
     return rows_BD.shape[0] >= rows_BD.shape[1]
+
+
+def calm(old_BD: Tensor, new_BD: Tensor) -> Tensor:
+    """Which items [B] have barely moved: by their vectors as they come, or best aligned, whichever fits better."""
+    plain_B = F.cosine_similarity(new_BD, old_BD)
+    if not tells_a_map(old_BD):
+        return plain_B >= CALM
+    turned_B = F.cosine_similarity(new_BD @ procrustes(new_BD, old_BD), old_BD)
+    return (turned_B if turned_B.mean() > plain_B.mean() else plain_B) >= CALM
+
+
+def _room(
+    parent: InterestDictionary, child: InterestDictionary, previous: DictionaryVectors, rows: DictionaryVectors
+) -> Room:
+    """What births may still do after the codes have moved: what is left of MAY_CHANGE, and some at any rate."""
+    before_B, now_B = common(previous.items_N, rows.items_N)
+    old_BD, new_BD = previous.full_ND[before_B], rows.full_ND[now_B]
+    calm_B = calm(old_BD, new_BD)
+    changed_B = (parent.codes_of(old_BD) != child.codes_of(new_BD)).any(1)
+    items, changed = int(calm_B.sum()), int((changed_B & calm_B).sum())
+    calm_n = torch.zeros(2 * len(rows.items_N), dtype=torch.bool)
+    calm_n[now_B] = calm_B
+    return Room(calm_n, max(1, int(MAY_CHANGE * items) - changed, int(AT_ANY_RATE * items)))
+
+
+def _waiting(dictionary: InterestDictionary, wanted: tuple[int, ...], rows: DictionaryVectors) -> float:
+    """How many codes are idle, or asked for by the catalogue's rule and not there yet."""
+    missing = sum(max(0, most - size) for most, size in zip(wanted, dictionary.sizes, strict=True))
+    return float(missing + sum(int(idle_M.sum()) for idle_M in idle_codes(dictionary, rows.full_ND)))
+
+
+@torch.no_grad()
+def _note_loads(dictionary: InterestDictionary, vectors_nD: Tensor) -> None:
+    codes_nC = dictionary.codes_of(vectors_nD)
+    for level, size in enumerate(dictionary.sizes):
+        getattr(dictionary.quantizer, f"load_{level}").copy_(_count(codes_nC[:, level], size))
 
 
 def _distance(rows_BD: Tensor, others_BD: Tensor) -> float:
@@ -267,10 +313,11 @@ def move_codes(
     now_bD, added_aD = both_nD[now_b], both_nD[new_a]
     for level, size in enumerate(parent.sizes):
         old_MD, held_b = parent.quantizer.codes(level), held_bC[:, level]
-        codes_MD = child.quantizer.codes(level)[:size]  # a view: what the level has grown by comes later
+        codes_MD = child.quantizer.codes(level)
         codes_MD += _mean_by(held_b, now_bD - old_bD, size)
         added_a = torch.cdist(added_aD, codes_MD, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         share_M = _count(added_a, size) / (_count(added_a, size) + _count(held_b, size)).clamp_min(1)
+        share_M[_count(held_b[: len(now_B)], size) == 0] = 0  # no item left: its place is all that its id still means
         codes_MD += share_M[:, None] * _mean_by(added_a, added_aD - codes_MD[added_a], size)
         old_bD, now_bD = old_bD - old_MD[held_b], now_bD - codes_MD[held_b]
         added_aD = added_aD - codes_MD[added_a]
@@ -284,79 +331,6 @@ def _mean_by(code_n: Tensor, rows_nD: Tensor, size: int) -> Tensor:
     """[M, d] mean of the rows of each code, 0 where it has none; in float64, so that their order hardly matters."""
     sum_MD = torch.zeros(size, rows_nD.shape[1], dtype=torch.float64).index_add_(0, code_n, rows_nD.double())
     return (sum_MD / _count(code_n, size).clamp_min(1)[:, None]).to(rows_nD.dtype)
-
-
-class Revived(NamedTuple):
-    """What `revive_codes` did: how many codes were put to work, and what every code was split off, or itself."""
-
-    born: int
-    codes_CM: tuple[Tensor, ...]
-
-
-@torch.no_grad()
-def revive_codes(dictionary: InterestDictionary, kept: tuple[int, ...], vectors_nD: Tensor) -> Revived:
-    """Put codes that no item has, and those a level has grown by, to work where the error is largest.
-
-    Args:
-        kept: codes a level that the parent has.
-
-    Returns:
-        How many codes were put to work, and their origins. Where every vector has a code of its own, there is no work
-        for more: an idle code stays where it is, and one that its level has grown by lies on the level's first code.
-    """
-    quantizer, born, origins = dictionary.quantizer, 0, []
-    for level, size in enumerate(kept):
-        found = quantizer(dictionary.encode(vectors_nD))
-        residual_nD, counts_M = found.residuals_CnD[level], _count(found.codes_nC[:, level], dictionary.sizes[level])
-        codes_MD = quantizer.codes(level)
-        grown = torch.arange(len(codes_MD)) >= size
-        idle = torch.nonzero((counts_M == 0) | grown).flatten()
-        places_MD = codes_MD.where(~grown[:, None], codes_MD[0])
-        origin_M = torch.arange(len(codes_MD)).where(~grown, 0)
-        codes_MD[idle] = torch.inf  # out of the way until its turn has come
-        for code in idle.tolist():
-            split = _split_off(residual_nD, codes_MD)
-            codes_MD[code] = places_MD[code] if split is None else split.code_D
-            if split is not None:
-                origin_M[code] = origin_M[split.off]
-        load_M = getattr(quantizer, f"load_{level}")
-        load_M.copy_(_count(quantizer(dictionary.encode(vectors_nD)).codes_nC[:, level], len(codes_MD)))
-        born += int((load_M[idle] > 0).sum())
-        origins.append(origin_M)
-    return Revived(born, tuple(origins))
-
-
-class _Split(NamedTuple):
-    code_D: Tensor
-    off: int  # the code that it takes items from
-
-
-def _split_off(residual_nD: Tensor, codes_MD: Tensor) -> _Split | None:
-    """Where a further code takes most of the error off the code that has most of it; the others stay where they are.
-
-    None: there is no error left.
-    """
-    distance_n, code_n = _nearest(residual_nD, codes_MD)
-    error_M = torch.zeros(len(codes_MD), dtype=torch.float64).index_add_(0, code_n, distance_n.double().square())
-    worst = int(error_M.argmax())
-    if error_M[worst] == 0:
-        return None
-    offset_nD = residual_nD[code_n == worst] - codes_MD[worst]
-    axis_D = torch.linalg.svd(offset_nD.double(), full_matrices=False).Vh[0].to(offset_nD.dtype)
-    along_n = offset_nD @ axis_D
-    side_n = along_n * along_n[along_n.abs().argmax()].sign() > 0  # an axis has no direction: towards the farthest
-    born_D: Tensor = codes_MD[worst] + offset_nD[side_n].mean(0)
-    for _ in range(SPLIT_STEPS):
-        own_n = (residual_nD - born_D).norm(dim=1) < distance_n
-        if own_n.any():
-            born_D = residual_nD[own_n].mean(0)
-    return _Split(born_D, worst)
-
-
-def _nearest(rows_nD: Tensor, codes_MD: Tensor) -> tuple[Tensor, Tensor]:
-    distance_nM = torch.cdist(rows_nD, codes_MD, compute_mode="donot_use_mm_for_euclid_dist")
-    found = distance_nM.min(1)
-    return found.values, found.indices
 
 
 @torch.no_grad()
@@ -388,17 +362,6 @@ def _numbers(matched: dict[int, int], size: int) -> Tensor:
     """Every code's number: the one it is matched with, or one that is free."""
     free = iter(sorted(set(range(size)) - set(matched.values())))
     return torch.tensor([matched[code] if code in matched else next(free) for code in range(size)])
-
-
-@torch.no_grad()
-def _copy(parent: InterestDictionary, config: InterestDictionaryConfig) -> InterestDictionary:
-    """The parent with another config, whose levels may be longer; the added codes lie out of everyone's way."""
-    child = InterestDictionary(config)
-    for level in range(len(config.sizes)):
-        child.quantizer.codes(level).fill_(torch.inf)
-    for name, tensor in parent.state_dict().items():
-        child.state_dict()[name][: len(tensor)] = tensor
-    return child.eval()
 
 
 def _check_shape(parent: InterestDictionary, rows: DictionaryVectors, parameters: DictionaryParameters) -> None:

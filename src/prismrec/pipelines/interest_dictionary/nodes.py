@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from prismrec.artifacts.bundle import LABELS_OF
 from prismrec.data.histories import Histories
 from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
 from prismrec.errors import UserError
@@ -113,10 +114,10 @@ def label_interests(
     item_map: pl.DataFrame,
     histories: Histories,
 ) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    """A name for every non-empty cell, by its id: its most specific categories, or its most popular title.
+    """A name for every non-empty cell, by its id: its most specific categories, else title words; or its top title.
 
     Returns:
-        Names by id; the table of interests; their map.
+        Names by id, with the dictionary's version; the table of interests; their map.
     """
     from prismrec.data.interest_names import interest_names
     from prismrec.data.interest_table import interest_map, interest_rows
@@ -129,7 +130,8 @@ def label_interests(
         cells_N, item_vectors["recommendable"], item_vectors["vectors"], counts_N, titles, names, dictionary.label
     )
     table = {"dictionary": dictionary.version, "interests": rows}
-    return {dictionary.label(cell): name for cell, name in names.items()}, table, interest_map(rows, dictionary.version)
+    labels = {LABELS_OF: dictionary.version, **{dictionary.label(cell): name for cell, name in names.items()}}
+    return labels, table, interest_map(rows, dictionary.version)
 
 
 def report_dictionary(
