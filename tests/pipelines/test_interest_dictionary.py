@@ -22,6 +22,7 @@ from prismrec.data.histories import Histories
 from prismrec.data.splits import leave_one_out
 from prismrec.errors import UserError
 from prismrec.models import backbone, load_model
+from prismrec.models.gemirec import GemiRecRanker
 from prismrec.models.interest_dictionary import stamped_version
 from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.recommender import Recommender, RecommenderConfig
@@ -29,6 +30,7 @@ from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
 from prismrec.pipelines.interest_dictionary import nodes
 from prismrec.quantization.codebook import Codebook
 from prismrec.training.dictionary_refresh import KeptDictionary
+from prismrec.training.gemirec import PosteriorTask
 
 PROJECT = Path(__file__).parents[2]
 ITEMS = 150
@@ -165,7 +167,8 @@ def stage_parameters(**changes: Any) -> InterestDictionaryParameters:
     posterior, retrieval = (values["interest_dictionary"][name] for name in ("posterior", "retrieval"))
     changes["posterior"] = {**posterior, "hidden": 16, **changes.get("posterior", {})}
     changes["posterior"]["training"] = short(posterior["training"])
-    changes["retrieval"] = {**retrieval, "hidden": 12, "training": short(retrieval["training"])}
+    changes["retrieval"] = {**retrieval, "hidden": 12, **changes.get("retrieval", {})}
+    changes["retrieval"]["training"] = short(retrieval["training"])
     return parameters(**{"refresh_share": 0.1, **changes})
 
 
@@ -303,6 +306,32 @@ def test_a_final_fit_in_full_does_not_take_over_a_refreshs_epochs(upstream: dict
     choices = {"refreshed": True, "epochs": {"posterior": 1, "retrieval": 1}}
     with pytest.raises(UserError, match="The run before was a refresh"):
         run_stage(tmp_path, {**upstream, "choices": choices}, None)
+
+
+def test_a_final_fit_after_a_start_that_nothing_beat_keeps_it(upstream: dict[str, Any], tmp_path: Path) -> None:
+    """No epoch is trained, and all that is said beside the recommender is the temperature."""
+    choices = {"refreshed": False, "epochs": {"posterior": 0, "retrieval": 0}, "posterior_temperature": 1.25}
+    made = run_stage(tmp_path, {**upstream, "choices": choices}, None)
+    assert not any(out.weight.any() or out.bias.any() for out in made["posterior"].level_out)
+    assert not made["retrieval"].out.weight.any()
+    assert made["posterior"].config.temperature == 1.25
+    assert [made["curves"][name] for name in ("epochs", "posterior_epochs", "retrieval_best_epoch")] == [[], 0, 0]
+
+
+def test_the_posterior_is_validated_inside_the_cells_in_the_mixture_too(
+    upstream: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained head's mixture is the recommender's list whatever the posterior: nothing to choose an epoch by."""
+    asked = []
+
+    def validate(task: PosteriorTask) -> dict[str, float]:
+        asked.append(type(task.ranker))
+        return {"ndcg@10": 0.1 * len(asked)}
+
+    monkeypatch.setattr(PosteriorTask, "validate", validate)
+    made = run_stage(tmp_path, upstream, None, retrieval={"variant": "mixture"})
+    assert asked == [GemiRecRanker] * 5
+    assert made["retrieval"].config.variant == "mixture"
 
 
 @pytest.mark.parametrize("name", ["posterior", "retrieval"])

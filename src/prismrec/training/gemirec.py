@@ -41,10 +41,14 @@ class Positions(NamedTuple):
 class _GemiRecTask:
     """What posterior and retrieval training share: crops, the frozen recommender, sampled positions.
 
+    Both begin at the recommender's own prediction, a model by itself, so what training makes worse is not kept.
+
     Args:
         part: of a refresh: the share of an epoch's batches that it trains on, each user's newest window; None: all of
             them, a random window a user.
     """
+
+    start_competes = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -183,7 +183,11 @@ def gemirec_ranker(context: Any, dictionary: Any, posterior: Any, retrieval: Any
 
 
 def _new_head(
-    context: Any, dictionary: Any, parameters: InterestDictionaryParameters, choices: dict[str, Any] | None
+    context: Any,
+    dictionary: Any,
+    parameters: InterestDictionaryParameters,
+    choices: dict[str, Any] | None,
+    variant: Literal["in_cell", "mixture"] | None = None,
 ) -> Any:
     import torch
 
@@ -198,7 +202,7 @@ def _new_head(
             settings.dropout,
             parameters.num_interests,
             dictionary.version,
-            settings.variant,
+            variant or settings.variant,
             final=choices is not None,
         )
     )
@@ -380,7 +384,8 @@ def train_posterior(
     if before is not None:
         carry_posterior(before.model, posterior, before.origins)
     plan = _plan("posterior", settings.training, before, len(histories.items), choices, parameters)
-    head = _new_head(context, dictionary, parameters, choices).eval()
+    # Validated inside the cells: in the mixture an untrained head ranks as the recommender under any posterior.
+    head = _new_head(context, dictionary, parameters, choices, variant="in_cell").eval()
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
     task = PosteriorTask(ranker, data, plan.training, plan.seed, settings.horizon, plan.part)
