@@ -209,6 +209,21 @@ def test_the_temperature_is_the_likeliest_one(prior: bool) -> None:
     assert fit_temperature(ranked, data) == pytest.approx(2 * found, rel=1e-3)
 
 
+def test_an_epoch_is_validated_at_the_temperature_that_it_would_be_served_with() -> None:
+    """And the next one is trained at 1 again, as the first was."""
+    made = task(PosteriorTask, world(), ranker(prior=True), learning_rate=0.02)
+    curve = fit(made, made.training, 0)
+    assert made.posterior.config.temperature == 1.0
+    found = fit_temperature(made.ranker, made.data)
+    assert found != 1.0
+    best = max(curve, key=lambda record: record.validation["ndcg@10"])
+    with torch.inference_mode():
+        assert made.data.validate(made.ranker) == best.validation
+    unseen = task(PosteriorTask, world(), ranker(prior=True), learning_rate=0.02)
+    losses = [record.loss for record in fit(unseen, unseen.training, 0, epochs=len(curve) - 1)]
+    assert losses == [record.loss for record in curve[1:]]
+
+
 @torch.no_grad()
 def test_interests_are_drawn_by_the_posterior() -> None:
     ranked = ranker(variant="mixture")

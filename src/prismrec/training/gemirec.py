@@ -140,6 +140,14 @@ class PosteriorTask(_GemiRecTask):
         loss = -(log_PT * share_PT).sum(1).mean()
         return Loss(part_of_mean(loss, len(cells_PT), chosen.all_rows), {})
 
+    def validate(self) -> dict[str, float]:
+        """As it will be served: at the temperature that fits these weights; training goes on at its own."""
+        training = self.posterior.config
+        fit_temperature(self.ranker, self.data)
+        figures = super().validate()
+        self.posterior.config = training
+        return figures
+
     def targets(self, chosen: Positions) -> tuple[Tensor, Tensor]:
         """Cells of each position's next H items [P, H], and their shares, which sum to 1.
 
