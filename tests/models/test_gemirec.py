@@ -29,7 +29,8 @@ HEAD = RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, "v1")
 def gemirec(head: RetrievalHeadConfig = HEAD, spread: float = 0.2, **changes: object) -> GemiRecRanker:
     torch.manual_seed(0)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
-    recommender = Recommender(RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder)
+    config = RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch", num_items=NUM_ITEMS)  # with offsets
+    recommender = Recommender(config, small_encoder(), decoder)
     context = RecommenderRanker(randomise(recommender), ITEMS, ITEMS, ITEMS, RECOMMENDABLE)
     table = CellTable(CELLS, RECOMMENDABLE, 12)
     posterior = Posterior(replace(POSTERIOR, **changes), torch.randn(12, 6), table.occupied_G)
@@ -37,6 +38,13 @@ def gemirec(head: RetrievalHeadConfig = HEAD, spread: float = 0.2, **changes: ob
     for part in (posterior, made):
         randomise(part, spread=spread)
     return gemirec_ranker(context, posterior, made, table, str)
+
+
+def ranked_items(ranker: GemiRecRanker) -> torch.Tensor:
+    """[N, D] with the recommender's offsets; what is read is without them."""
+    items = ranker.context.recommender.items(ITEMS)
+    assert (items - ITEMS).abs().mean() > 0.1
+    return items
 
 
 def asked() -> tuple[EventTable, torch.Tensor, torch.Tensor]:
@@ -97,7 +105,7 @@ def test_a_mixture_by_hand() -> None:
         expected = torch.zeros(NUM_ITEMS, dtype=torch.float64)
         for cell, weight in zip(best.indices, best.values.softmax(0), strict=True):
             vector = ranker.head(refined.next_BLD[user : user + 1, -1], ranker.posterior.cells_GE[cell][None])[0, 0]
-            logits = (ranker.head.scale * ITEMS @ vector).masked_fill(~RECOMMENDABLE, -torch.inf)
+            logits = (ranker.head.scale * ranked_items(ranker) @ vector).masked_fill(~RECOMMENDABLE, -torch.inf)
             expected += weight.double() * logits.double().softmax(0)
         torch.testing.assert_close(found[user].double().exp(), expected, atol=1e-6, rtol=1e-4)
 
@@ -141,7 +149,7 @@ def test_an_untrained_prior_and_head_rank_as_the_recommenders_next_item() -> Non
     ranker = gemirec(spread=0.0, prior=True)
     ranker.head.log_scale.copy_(ranker.context.recommender.log_scale)
     _, refined = ranker.context.state(*asked())
-    logits = ranker.context.recommender.scale * refined.next_BLD[:, -1] @ ITEMS.T
+    logits = ranker.context.recommender.scale * refined.next_BLD[:, -1] @ ranked_items(ranker).T
     expected = logits.masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
     torch.testing.assert_close(ranker.scores(*asked()), expected, atol=1e-4, rtol=1e-4)
 

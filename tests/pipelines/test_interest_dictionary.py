@@ -174,11 +174,13 @@ def stage_parameters(**changes: Any) -> InterestDictionaryParameters:
 
 @pytest.fixture(scope="module")
 def upstream() -> dict[str, Any]:
-    """A recommender without training, codebook and codes, and 64 random histories, leave-one-out."""
+    """A recommender with random item offsets, codebook and codes, and 64 random histories, leave-one-out."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
-    recommender = Recommender(RecommenderConfig(8, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder).eval()
+    config = RecommenderConfig(8, 2, 6, 12, False, 0.1, "scratch", num_items=ITEMS)
+    recommender = Recommender(config, small_encoder(), decoder).eval()
+    torch.nn.init.normal_(recommender.offset_ND, std=0.2)
     codebook = Codebook.fit(item_vectors()["vectors"], layers=2, codes=8, iterations=2, seed=0)
     histories = Histories.from_lists([rng.choice(np.arange(5, ITEMS), 12, replace=False).tolist() for _ in range(64)])
     return {

@@ -20,17 +20,18 @@ from training.small import NUM_ITEMS, Walks, next_item, random_lengths, training
 
 RECENT = 6
 NOT_RECOMMENDABLE = [4, 11]
+ITEMS = item_vectors(NUM_ITEMS)  # as they are read; they are ranked with the recommender's offsets
 
 
 def ranker(seed: int = 0, variant: str = "in_cell", prior: bool = False, hidden: int = 12) -> GemiRecRanker:
     torch.manual_seed(seed)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
-    recommender = Recommender(RecommenderConfig(DIM, 2, RECENT, 12, False, 0.1, "scratch"), small_encoder(), decoder)
+    config = RecommenderConfig(DIM, 2, RECENT, 12, False, 0.1, "scratch", num_items=NUM_ITEMS)  # with offsets
+    recommender = Recommender(config, small_encoder(), decoder)
     randomise(recommender)
     recommendable = torch.ones(NUM_ITEMS, dtype=torch.bool)
     recommendable[NOT_RECOMMENDABLE] = False
-    items = item_vectors(NUM_ITEMS)
-    context = RecommenderRanker(recommender, items, items, items, recommendable)
+    context = RecommenderRanker(recommender, ITEMS, ITEMS, ITEMS, recommendable)
     table = CellTable(torch.arange(NUM_ITEMS) // 3, recommendable, 12)  # cells 10 and 11 are empty
     config = PosteriorConfig(DIM, 6, (3, 4), 16, 1, 2, 0.1, "v1", prior=prior)
     posterior = Posterior(config, torch.randn(12, 6), table.occupied_G)
@@ -114,8 +115,8 @@ def test_only_the_trained_part_moves(kind: Task) -> None:
     ranked = ranker()
     parts = {"recommender": ranked.context.recommender, "posterior": ranked.posterior, "head": ranked.head}
     before = {name: {key: tensor.clone() for key, tensor in part.state_dict().items()} for name, part in parts.items()}
-    made = task(kind, world(), ranked, epochs=1)
-    fit(made, made.training, seed=0)
+    made = task(kind, world(), ranked)
+    fit(made, made.training, seed=0, epochs=1)
     moved = {
         name for name, part in parts.items()
         if any(not torch.equal(tensor, before[name][key]) for key, tensor in part.state_dict().items())
@@ -167,7 +168,7 @@ def test_the_horizon_is_the_cells_of_the_next_items(horizon: int) -> None:
     made = PosteriorTask(ranked, walks.data(), training(), 0, horizon)
     (batch,) = made.epoch(np.random.default_rng(0))
     chosen = made.positions(batch)
-    states = ranked.posterior(chosen.recent, chosen.context_BLD, made.items_ND, made.table.cells_N)
+    states = ranked.posterior(chosen.recent, chosen.context_BLD, ITEMS, made.table.cells_N)
     log_PG = ranked.posterior.log_probabilities(chosen.rows.take(states), None)
     expected, longest = [], 0
     for row, (user, back) in enumerate(zip(chosen.rows.users_P.tolist(), chosen.rows.back_P.tolist(), strict=True)):
@@ -232,7 +233,7 @@ def test_interests_are_drawn_by_the_posterior() -> None:
     chosen = own.positions(batch, draws=2)
     assert torch.equal(own.conditions(chosen), own.table.cells_N[chosen.targets_P])
     drawn = RetrievalTask(ranked, world().data(), training(), 0, 1.0)
-    states = ranked.posterior(chosen.recent, chosen.context_BLD, own.items_ND, own.table.cells_N)
+    states = ranked.posterior(chosen.recent, chosen.context_BLD, ITEMS, own.table.cells_N)
     law = ranked.posterior.log_probabilities(chosen.rows.take(states), None).exp().mean(0)
     counts = torch.zeros(12)
     for seed in range(200):
@@ -240,6 +241,22 @@ def test_interests_are_drawn_by_the_posterior() -> None:
         counts += torch.bincount(drawn.conditions(chosen._replace(draws_PX=draws)), minlength=12)
     assert (counts[~ranked.table.occupied_G] == 0).all()
     torch.testing.assert_close(counts / counts.sum(), law, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+def test_the_mixtures_loss_is_the_likelihood_among_all_items_under_the_interest() -> None:
+    ranked = ranker(variant="mixture")
+    made = RetrievalTask(ranked, world().data(), training(), 0, 0.0)
+    batch = made.epoch(np.random.default_rng(0))[0]
+    state = made.generator.get_state()
+    chosen = made.positions(batch, draws=2)
+    cells_PE = ranked.posterior.cells_GE[made.table.cells_N[chosen.targets_P]]
+    vectors = ranked.head(chosen.rows.take(chosen.context_BLD), cells_PE[:, None])[:, 0]
+    logits = ranked.head.scale * vectors @ ranked.context.recommender.items(ITEMS).T
+    log_PN = logits.masked_fill(~made.table.recommendable_N, -torch.inf).log_softmax(1)
+    made.generator.set_state(state)
+    expected = -log_PN.gather(1, chosen.targets_P[:, None]).mean()
+    torch.testing.assert_close(made.loss(batch).total, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -277,20 +294,30 @@ def held_items(ranked: GemiRecRanker, made: RetrievalTask) -> tuple[torch.Tensor
     return refined.next_BLD[:, -1], ranked.cells(*asked), cases.targets_CT[known, 0]
 
 
-def test_a_head_ranks_inside_a_cell_far_above_chance() -> None:
-    """Risk 1: knowing the target's cell, a head could learn to go to the cell's centre and nothing else."""
-    ranked, made = trained("in_cell")
+@pytest.mark.parametrize(("variant", "posterior_share"), [("in_cell", 0.0), ("mixture", 0.0), ("mixture", 0.5)])
+def test_a_head_ranks_inside_a_cell_far_above_chance(variant: str, posterior_share: float) -> None:
+    """Risk 1: knowing the target's cell, a head could learn to go to the cell's centre and nothing else.
+
+    In a cell's own softmax that would bring nothing; among all items, as in the mixture, it would bring most.
+    """
+    ranked, made = trained(variant, posterior_share)
     user, _, targets = held_items(ranked, made)
     ranked.head.requires_grad_(False)
-    log_BN = ranked.head.log_probabilities(user, ranked.posterior.cells_GE, made.items_ND, made.table)
     same = made.table.cells_N[targets][:, None] == made.table.cells_N
     same &= made.table.recommendable_N
+    if variant == "mixture":
+        own_BE = ranked.posterior.cells_GE[made.table.cells_N[targets]]
+        known_N = made.table.recommendable_N
+        log_B1N = ranked.head.catalogue_log_probabilities(user, own_BE[:, None], made.items_ND, known_N)
+        log_BN = log_B1N[:, 0].masked_fill(~same, -torch.inf).log_softmax(1)
+    else:
+        log_BN = ranked.head.log_probabilities(user, ranked.posterior.cells_GE, made.items_ND, made.table)
     first = log_BN.masked_fill(~same, -torch.inf).argmax(1) == targets
     assert same.sum(1).float().mean() > 2.5, "some choice inside a cell"
     chance = (1 / same.sum(1)).mean()
     assert first.float().mean() > 1.5 * chance
     likelihood = log_BN.gather(1, targets[:, None]).mean()
-    assert likelihood > -same.sum(1).log().mean() + 0.3
+    assert likelihood > -same.sum(1).log().mean() + 0.2
 
 
 def test_serving_is_close_to_teacher_forcing() -> None:
