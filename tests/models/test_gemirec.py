@@ -95,6 +95,29 @@ def test_scores_of_different_interests_are_comparable() -> None:
 
 
 @torch.no_grad()
+def test_a_heads_rule_merges_the_lists_of_the_interests_shown() -> None:
+    """Places count what may be shown; the model's scores, which a pool of models reads, stay the likelihood."""
+    plain = gemirec(spread=0.6)
+    said = plain.scores(*asked())
+    left = said.masked_fill(torch.arange(NUM_ITEMS) % 5 == 0, -torch.inf)
+    assert plain.listed(said, left) is left
+    cells = plain.cells(*asked()).topk(3, dim=1).indices
+    for rule in ("max_score", "quotas"):
+        ranker = gemirec(replace(HEAD, merge=rule), spread=0.6)
+        assert torch.equal(ranker.scores(*asked()), said)
+        order = ranker.listed(said, left).argsort(dim=1, descending=True)
+        for user in range(3):
+            lists = [left[user].masked_fill(cell != CELLS, -torch.inf) for cell in cells[user]]
+            if rule == "quotas":
+                firsts = sorted((float(one.max()), int(one.argmax())) for one in lists)[::-1]
+                assert order[user, :3].tolist() == [item for _, item in firsts]
+            else:
+                best = torch.stack([one.log_softmax(0) for one in lists]).amax(0)
+                assert order[user, :5].tolist() == best.argsort(descending=True)[:5].tolist()
+        assert ranker.held >= 3 * ranker.num_interests
+
+
+@torch.no_grad()
 def test_a_mixture_by_hand() -> None:
     ranker = gemirec(replace(HEAD, variant="mixture"), spread=0.6)
     assert isinstance(ranker, MixtureRanker)

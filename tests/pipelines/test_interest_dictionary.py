@@ -313,11 +313,20 @@ def test_a_final_fit_in_full_does_not_take_over_a_refreshs_epochs(upstream: dict
 def test_a_final_fit_after_a_start_that_nothing_beat_keeps_it(upstream: dict[str, Any], tmp_path: Path) -> None:
     """No epoch is trained, and all that is said beside the recommender is the temperature."""
     choices = {"refreshed": False, "epochs": {"posterior": 0, "retrieval": 0}, "posterior_temperature": 1.25}
-    made = run_stage(tmp_path, {**upstream, "choices": choices}, None)
+    made = run_stage(tmp_path, {**upstream, "choices": choices}, None, retrieval={"merge": "quotas"})
+    assert load_model(tmp_path / "retrieval").config.merge == "quotas"
     assert not any(out.weight.any() or out.bias.any() for out in made["posterior"].level_out)
     assert not made["retrieval"].out.weight.any()
     assert made["posterior"].config.temperature == 1.25
     assert [made["curves"][name] for name in ("epochs", "posterior_epochs", "retrieval_best_epoch")] == [[], 0, 0]
+
+
+def test_rules_that_take_lists_of_cells_are_refused_for_the_mixture() -> None:
+    stage_parameters(retrieval={"variant": "mixture"})
+    with pytest.raises(ValueError, match="merge quotas takes lists of cells"):
+        stage_parameters(retrieval={"variant": "mixture", "merge": "quotas"})
+    with pytest.raises(ValueError, match=r"retrieval\.merge"):
+        stage_parameters(retrieval={"merge": "best"})
 
 
 def test_the_posterior_is_validated_inside_the_cells_in_the_mixture_too(

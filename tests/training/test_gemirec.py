@@ -244,6 +244,20 @@ def test_interests_are_drawn_by_the_posterior() -> None:
 
 
 @torch.no_grad()
+def test_each_draw_is_of_its_own_users_posterior() -> None:
+    ranked = ranker(variant="mixture")
+    for parameter in ranked.posterior.level_out.parameters():
+        parameter.mul_(6.0)  # surer of cells than it begins, and each user of others
+    drawn = RetrievalTask(ranked, world().data(), training(), 0, 1.0)
+    chosen = drawn.positions(drawn.epoch(np.random.default_rng(0))[0], draws=2)
+    states = ranked.posterior(chosen.recent, chosen.context_BLD, ITEMS, drawn.table.cells_N)
+    below_PG = ranked.posterior.log_probabilities(chosen.rows.take(states), None).exp().cumsum(1)
+    expected_P = (below_PG < chosen.draws_PX[:, 1:]).sum(1)
+    assert len(expected_P.unique()) > 5
+    assert torch.equal(drawn.conditions(chosen), expected_P)
+
+
+@torch.no_grad()
 def test_the_mixtures_loss_is_the_likelihood_among_all_items_under_the_interest() -> None:
     ranked = ranker(variant="mixture")
     made = RetrievalTask(ranked, world().data(), training(), 0, 0.0)

@@ -204,6 +204,7 @@ def _new_head(
             dictionary.version,
             variant or settings.variant,
             final=choices is not None,
+            merge=settings.merge,
         )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
