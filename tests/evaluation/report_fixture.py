@@ -227,7 +227,8 @@ def health() -> dict[str, dict[str, float]]:
             figures[f"dead_codes_{level}_{n}"] = float(n)
         return figures
 
-    return {"codebook": codes("layer", 3, 32, 0.97), "dictionary": codes("level", 2, 16, 0.83)}
+    posterior = {"posterior_validation_log_likelihood": -1.69071, "posterior_validation_calibration_error": 0.02836}
+    return {"codebook": codes("layer", 3, 32, 0.97), "dictionary": {**codes("level", 2, 16, 0.83), **posterior}}
 
 
 def curve(epochs: int, start: float, end: float, ndcg: float, from_start: float | None = None) -> dict[str, Any]:

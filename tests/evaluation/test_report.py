@@ -173,7 +173,8 @@ def test_the_page_shows_everything_with_its_interval_and_its_count() -> None:
         assert part["label"] in text
         assert f"{part['cases']:,}" in text
     for wanted in ("Promoted", "History kept", "31 repeated and counted", "left out: ease", "baselines.training.epochs",
-                   "perplexity", "effective rank", "ComiRec-SA", "Codebook", "Dictionary"):  # fmt: skip
+                   "perplexity", "effective rank", "ComiRec-SA", "Codebook", "Dictionary",
+                   "posterior validation log likelihood -1.6907"):  # fmt: skip
         assert wanted in text
 
 

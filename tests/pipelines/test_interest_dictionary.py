@@ -236,6 +236,8 @@ def test_a_refresh_trains_on_from_the_previous_models(
         names = [key for key, _ in before[name].named_parameters()]
         moved = max(float((new[key] - old[key]).abs().max()) for key in names)
         assert 0 < moved < 0.01, "it moved, but for a few steps at a low rate only"
+    for curves in (before["curves"], after["curves"]):
+        assert curves["posterior_validation_log_likelihood"] < 0 <= curves["posterior_validation_calibration_error"]
     cells = nodes.assign_cells(after["kept"].dictionary, item_vectors(nudge=0.01))
     nodes.check_one_dictionary(after["kept"].dictionary, after["posterior"], after["retrieval"], cells)
 
@@ -319,6 +321,20 @@ def test_a_final_fit_after_a_start_that_nothing_beat_keeps_it(upstream: dict[str
     assert not made["retrieval"].out.weight.any()
     assert made["posterior"].config.temperature == 1.25
     assert [made["curves"][name] for name in ("epochs", "posterior_epochs", "retrieval_best_epoch")] == [[], 0, 0]
+    assert "posterior_validation_log_likelihood" not in made["curves"], "its validation events train"
+
+
+def test_the_stages_metrics_say_what_probabilities_of_cells_are_worth(first: First) -> None:
+    curve = {"epochs": [], "posterior_validation_log_likelihood": -1.5, "posterior_best_epoch": 2}
+    merge = {"ndcg@10": 0.3, "cell_log_likelihood": -1.25, "cell_calibration_error": 0.125}
+    found = nodes.collect_metrics(first[0].dictionary, {"cells": 9.0}, curve, {"retrieval_best_epoch": 0}, merge)
+    assert found == {
+        "dictionary": first[0].dictionary.version, "cells": 9.0, "posterior_validation_log_likelihood": -1.5,
+        "posterior_best_epoch": 2, "retrieval_best_epoch": 0, "prismrec_validation_log_likelihood": -1.25,
+        "prismrec_validation_calibration_error": 0.125,
+    }  # fmt: skip
+    settled = nodes.collect_metrics(first[0].dictionary, {}, {}, {}, {"weight_hymirec": 1.0})
+    assert list(settled) == ["dictionary"]
 
 
 def test_rules_that_take_lists_of_cells_are_refused_for_the_mixture() -> None:

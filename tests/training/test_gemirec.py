@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from models.small import DIM, item_vectors, randomise, small_encoder
+from prismrec.metrics.calibration import calibration_error
 from prismrec.models import backbone
 from prismrec.models.gemirec import GemiRecRanker, gemirec_ranker
 from prismrec.models.posterior import Posterior, PosteriorConfig
 from prismrec.models.rankers import RecommenderRanker
 from prismrec.models.recommender import Recommender, RecommenderConfig
 from prismrec.models.retrieval_head import CellTable, RetrievalHead, RetrievalHeadConfig
-from prismrec.training.gemirec import PosteriorTask, RetrievalTask, fit_temperature
+from prismrec.training.gemirec import PosteriorTask, RetrievalTask, cell_figures, fit_temperature
 from prismrec.training.loop import Share, fit
 from training.small import NUM_ITEMS, Walks, next_item, random_lengths, training
 
@@ -223,6 +224,30 @@ def test_an_epoch_is_validated_at_the_temperature_that_it_would_be_served_with()
     unseen = task(PosteriorTask, world(), ranker(prior=True), learning_rate=0.02)
     losses = [record.loss for record in fit(unseen, unseen.training, 0, epochs=len(curve) - 1)]
     assert losses == [record.loss for record in curve[1:]]
+
+
+@torch.no_grad()
+def test_what_cells_are_worth_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets that may not be recommended do not count; chunks do not show."""
+    ranked, data = ranker(), world(random_lengths(80)).data()
+    for parameter in ranked.posterior.level_out.parameters():
+        parameter.mul_(6.0)
+    found, cases = cell_figures(ranked, data), data.validation
+    likelihoods, said, came = [], [], []
+    for user, start, target in zip(cases.users_C, cases.starts_C, cases.targets_CT[:, 0].tolist(), strict=True):
+        if target in NOT_RECOMMENDABLE:
+            continue
+        log_G = ranked.cells(data.events, user[None], start[None])[0]
+        likelihoods.append(float(log_G[target // 3]))
+        said.append(float(log_G.max().exp()))
+        came.append(float(log_G.argmax() == target // 3))
+    assert len(said) < len(cases.users_C)
+    assert found["log_likelihood"] == pytest.approx(np.mean(likelihoods), abs=1e-5)
+    assert found["calibration_error"] == pytest.approx(calibration_error(np.array(said), np.array(came)), abs=1e-5)
+    monkeypatch.setattr("prismrec.training.gemirec.chunk_size", lambda *_: 7)
+    assert cell_figures(ranked, data) == pytest.approx(found, abs=1e-6)
+    data.recommendable_N[:] = ranked.table.recommendable_N[:] = False
+    assert cell_figures(ranked, data) == {}
 
 
 @torch.no_grad()

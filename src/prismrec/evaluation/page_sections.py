@@ -350,14 +350,15 @@ def health(report: Mapping[str, Any]) -> str:
         return ""
     note = (
         '<p class="quiet">Utilisation: share of codes in use. Perplexity: how many codes would be as even if all were '
-        "used alike; far below the number in use, the codes have collapsed.</p>"
+        "used alike; far below the number in use, the codes have collapsed. Of the posterior, on validation: mean "
+        "log-probability of a target's cell (nats), and how far what it says of the likeliest is from what comes.</p>"
     )
     return f'<h2>Codebook and dictionary</h2>{note}<div class="charts">{"".join(tables)}</div>'
 
 
 def _other(figures: Mapping[str, float]) -> str:
     shown = [
-        f"{escape(name.replace('_', ' '))} {value:,.10g}"
+        f"{escape(name.replace('_', ' '))} {round(value, 4):,.10g}"
         for name, value in figures.items()
         if isinstance(value, int | float) and not name.startswith(("utilisation_", "perplexity_", "dead_codes_"))
     ]

@@ -372,7 +372,7 @@ def train_posterior(
     import torch
 
     from prismrec.training.carry_over import carry_posterior
-    from prismrec.training.gemirec import PosteriorTask, fit_temperature
+    from prismrec.training.gemirec import PosteriorTask, cell_figures, fit_temperature
     from prismrec.training.loop import fit
 
     torch.manual_seed(parameters.seed)
@@ -391,12 +391,14 @@ def train_posterior(
     data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
     task = PosteriorTask(ranker, data, plan.training, plan.seed, settings.horizon, plan.part)
     curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs)
+    figures = {}
     if choices is None:
         temperature = fit_temperature(ranker, data)
+        figures = {f"posterior_validation_{name}": value for name, value in cell_figures(ranker, data).items()}
     else:
         temperature = choices["posterior_temperature"]
         posterior.config = replace(posterior.config, temperature=temperature)
-    summary = {**training_summary("posterior_", curve), "posterior_temperature": temperature}
+    summary = {**training_summary("posterior_", curve), **figures, "posterior_temperature": temperature}
     summary["posterior_refreshed"] = before is not None
     return posterior, {"epochs": [r.as_dict() for r in curve], **summary}
 
@@ -469,7 +471,7 @@ def fit_unified_merge(
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the weights of HyMiRec and GemiRec in the model that unites them; return them and their figures.
 
-    Among the figures, `ndcg@10_equal_weights` is the plain ensemble's.
+    Among the figures, `ndcg@10_equal_weights` is the plain ensemble's, and `cell_…` are of the united model's cells.
 
     Args:
         choices: what a run before settled, for a final fit: then its weights stay.
@@ -483,6 +485,8 @@ def fit_unified_merge(
     if settled is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker
+    from prismrec.models.unified import UnifiedRanker
+    from prismrec.training.gemirec import cell_figures
     from prismrec.training.merging import fit_merge as fit
 
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
@@ -492,7 +496,8 @@ def fit_unified_merge(
     training = parameters.posterior.training
     data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
     fitted = fit({ranker.name: ranker for ranker in (hymirec, gemirec)}, data)
-    return fitted.merge, fitted.figures
+    said = cell_figures(UnifiedRanker(hymirec, gemirec, fitted.merge), data)
+    return fitted.merge, {**fitted.figures, **{f"cell_{name}": value for name, value in said.items()}}
 
 
 def collect_metrics(
@@ -500,11 +505,21 @@ def collect_metrics(
     dictionary_health: dict[str, Any],
     posterior_curve: dict[str, Any],
     retrieval_curve: dict[str, Any],
+    unified_merge_metrics: dict[str, float],
 ) -> dict[str, Any]:
-    """The stage's figures: dictionary version and health, best epochs of posterior and retrieval."""
+    """The stage's figures: the dictionary's version and health, best epochs, and what probabilities of cells are worth.
+
+    The last are on validation: of the posterior, and of the united model's masses (`prismrec_…`).
+    """
     curves = {**posterior_curve, **retrieval_curve}
+    masses = {
+        name.replace("cell_", "prismrec_validation_", 1): value
+        for name, value in unified_merge_metrics.items()
+        if name.startswith("cell_")
+    }
     return {
         "dictionary": dictionary.version,
         **dictionary_health,
+        **masses,
         **{name: value for name, value in curves.items() if name != "epochs"},
     }
