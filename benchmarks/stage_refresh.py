@@ -262,8 +262,8 @@ def run_stage(base: Base, parameters: Any, previous: Path | None) -> Made:
         "kind": losses["kind"],
         "aligned": losses.get("aligned", False),
         "refreshed": bool(curve["posterior_refreshed"] and head_curve["retrieval_refreshed"]),
-        "posterior_epochs": len(curve["epochs"]),
-        "retrieval_epochs": len(head_curve["epochs"]),
+        "posterior_epochs": curve["posterior_epochs"],
+        "retrieval_epochs": head_curve["retrieval_epochs"],
     }
     return Made(dict(zip(KEPT, (kept, posterior, head, merge), strict=True)), cells, changes, facts)
 

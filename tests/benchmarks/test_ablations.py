@@ -176,7 +176,10 @@ def gemirec_settings(
     posterior = {
         "hidden": 8, "layers": 1, "heads": 2, "dropout": 0.1, "prior": True, "horizon": 1, "training": short,
     }  # fmt: skip
-    retrieval = {"variant": variant, "posterior_share": 0.5, "hidden": 8, "dropout": 0.1, "training": short}
+    retrieval = {
+        "variant": variant, "posterior_share": 0.5, "merge": "likelihood", "hidden": 8, "dropout": 0.1,
+        "training": short,
+    }  # fmt: skip
     stage = InterestDictionaryParameters(
         seed=0, num_interests=4, max_cells=100, beam=4, refresh=False, refresh_share=1.0, dictionary=dictionary,
         posterior=posterior, retrieval=retrieval,

@@ -74,6 +74,23 @@ def test_memory_does_not_grow_with_the_chunks() -> None:
     assert float(done.stdout) < 100
 
 
+class Turned(TableRanker):
+    """Lists what may be shown from its end."""
+
+    def listed(self, scores_BN: torch.Tensor, left_BN: torch.Tensor) -> torch.Tensor:
+        return torch.where(left_BN > -torch.inf, -scores_BN, -torch.inf)
+
+
+def test_places_and_lists_go_by_the_rankers_own_order() -> None:
+    events, cases, recommendable = world()
+    scores = torch.randn(50, 30)
+    rankers = {"turned": Turned(scores), "expected": TableRanker(-scores), "plain": TableRanker(scores)}
+    found = evaluate(rankers, events, cases, recommendable, "filtered")
+    means = {name: per_user_metrics(row.ranks)["ndcg@10"].mean() for name, row in found.items()}
+    assert means["turned"] == means["expected"] != means["plain"]
+    assert np.array_equal(found["turned"].lists_CK, found["expected"].lists_CK)
+
+
 @pytest.mark.parametrize("history", ["filtered", "kept"])
 def test_places_and_lists_are_those_of_a_loop(
     history: Literal["filtered", "kept"], monkeypatch: pytest.MonkeyPatch

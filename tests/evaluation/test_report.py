@@ -137,6 +137,21 @@ def test_the_page_is_well_formed_and_needs_nothing_beside_it(figures: dict[str, 
     assert page == report_page(figures, curves())
 
 
+def test_a_start_that_competes_is_epoch_0_of_its_curve() -> None:
+    """It has no loss; where nothing competes, nothing is said of it."""
+    found = curves()
+    text = Checker(report_page(report(), found)).text
+    assert "Epoch 0: as training began" in text
+    found["posterior_curve"]["epochs"] = found["posterior_curve"]["epochs"][:1]  # and diverged
+    assert "Posterior over interests (GemiRec): loss" in text
+    alone = Checker(report_page(report(), found)).text
+    assert "Posterior over interests (GemiRec): loss" not in alone
+    assert "Posterior over interests (GemiRec): validation NDCG@10" in alone
+    assert plots.curves_plot(found).startswith(b"\x89PNG")
+    del found["posterior_curve"]
+    assert "Epoch 0" not in Checker(report_page(report(), found)).text
+
+
 def test_every_chart_and_table_can_be_read_without_eyes() -> None:
     page = report_page(report(), curves())
     charts = re.findall(r'<svg role="img".*?</svg>', page)
@@ -158,7 +173,8 @@ def test_the_page_shows_everything_with_its_interval_and_its_count() -> None:
         assert part["label"] in text
         assert f"{part['cases']:,}" in text
     for wanted in ("Promoted", "History kept", "31 repeated and counted", "left out: ease", "baselines.training.epochs",
-                   "perplexity", "effective rank", "ComiRec-SA", "Codebook", "Dictionary"):  # fmt: skip
+                   "perplexity", "effective rank", "ComiRec-SA", "Codebook", "Dictionary",
+                   "posterior validation log likelihood -1.6907"):  # fmt: skip
         assert wanted in text
 
 

@@ -30,7 +30,8 @@ HEAD = RetrievalHeadConfig(DIM, 6, 12, 0.1, 3, "v1")
 def gemirec(head: RetrievalHeadConfig = HEAD, spread: float = 0.2, **changes: object) -> GemiRecRanker:
     torch.manual_seed(0)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
-    recommender = Recommender(RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder)
+    config = RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch", num_items=NUM_ITEMS)  # with offsets
+    recommender = Recommender(config, small_encoder(), decoder)
     context = RecommenderRanker(randomise(recommender), ITEMS, ITEMS, ITEMS, RECOMMENDABLE)
     table = CellTable(CELLS, RECOMMENDABLE, 12)
     posterior = Posterior(replace(POSTERIOR, **changes), torch.randn(12, 6), table.occupied_G)
@@ -38,6 +39,13 @@ def gemirec(head: RetrievalHeadConfig = HEAD, spread: float = 0.2, **changes: ob
     for part in (posterior, made):
         randomise(part, spread=spread)
     return gemirec_ranker(context, posterior, made, table, str)
+
+
+def ranked_items(ranker: GemiRecRanker) -> torch.Tensor:
+    """[N, D] with the recommender's offsets; what is read is without them."""
+    items = ranker.context.recommender.items(ITEMS)
+    assert (items - ITEMS).abs().mean() > 0.1
+    return items
 
 
 def asked() -> tuple[EventTable, torch.Tensor, torch.Tensor]:
@@ -97,6 +105,29 @@ def test_scores_of_different_interests_are_comparable() -> None:
 
 
 @torch.no_grad()
+def test_a_heads_rule_merges_the_lists_of_the_interests_shown() -> None:
+    """Places count what may be shown; the model's scores, which a pool of models reads, stay the likelihood."""
+    plain = gemirec(spread=0.6)
+    said = plain.scores(*asked())
+    left = said.masked_fill(torch.arange(NUM_ITEMS) % 5 == 0, -torch.inf)
+    assert plain.listed(said, left) is left
+    cells = plain.cells(*asked()).topk(3, dim=1).indices
+    for rule in ("max_score", "quotas"):
+        ranker = gemirec(replace(HEAD, merge=rule), spread=0.6)
+        assert torch.equal(ranker.scores(*asked()), said)
+        order = ranker.listed(said, left).argsort(dim=1, descending=True)
+        for user in range(3):
+            lists = [left[user].masked_fill(cell != CELLS, -torch.inf) for cell in cells[user]]
+            if rule == "quotas":
+                firsts = sorted((float(one.max()), int(one.argmax())) for one in lists)[::-1]
+                assert order[user, :3].tolist() == [item for _, item in firsts]
+            else:
+                best = torch.stack([one.log_softmax(0) for one in lists]).amax(0)
+                assert order[user, :5].tolist() == best.argsort(descending=True)[:5].tolist()
+        assert ranker.held >= 3 * ranker.num_interests
+
+
+@torch.no_grad()
 def test_a_mixture_by_hand() -> None:
     ranker = gemirec(replace(HEAD, variant="mixture"), spread=0.6)
     assert isinstance(ranker, MixtureRanker)
@@ -107,7 +138,7 @@ def test_a_mixture_by_hand() -> None:
         expected = torch.zeros(NUM_ITEMS, dtype=torch.float64)
         for cell, weight in zip(best.indices, best.values.softmax(0), strict=True):
             vector = ranker.head(refined.next_BLD[user : user + 1, -1], ranker.posterior.cells_GE[cell][None])[0, 0]
-            logits = (ranker.head.scale * ITEMS @ vector).masked_fill(~RECOMMENDABLE, -torch.inf)
+            logits = (ranker.head.scale * ranked_items(ranker) @ vector).masked_fill(~RECOMMENDABLE, -torch.inf)
             expected += weight.double() * logits.double().softmax(0)
         torch.testing.assert_close(found[user].double().exp(), expected, atol=1e-6, rtol=1e-4)
 
@@ -151,7 +182,7 @@ def test_an_untrained_prior_and_head_rank_as_the_recommenders_next_item() -> Non
     ranker = gemirec(spread=0.0, prior=True)
     ranker.head.log_scale.copy_(ranker.context.recommender.log_scale)
     _, refined = ranker.context.state(*asked())
-    logits = ranker.context.recommender.scale * refined.next_BLD[:, -1] @ ITEMS.T
+    logits = ranker.context.recommender.scale * refined.next_BLD[:, -1] @ ranked_items(ranker).T
     expected = logits.masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
     torch.testing.assert_close(ranker.scores(*asked()), expected, atol=1e-4, rtol=1e-4)
 

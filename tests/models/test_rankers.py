@@ -37,7 +37,8 @@ CELLS = torch.arange(NUM_ITEMS) * 7 % 10  # of 12 cells, two stay empty
 def recommender_ranker() -> RecommenderRanker:
     torch.manual_seed(0)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
-    recommender = Recommender(RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder)
+    config = RecommenderConfig(DIM, 2, 6, 12, False, 0.1, "scratch", num_items=NUM_ITEMS)  # with offsets
+    recommender = Recommender(config, small_encoder(), decoder)
     return RecommenderRanker(randomise(recommender), ITEMS, ITEMS, item_vectors(seed=1), RECOMMENDABLE)
 
 
@@ -260,7 +261,9 @@ def test_scores_of_the_encoder_are_its_merged_interests() -> None:
 def test_scores_of_the_recommender_are_its_gated_interests() -> None:
     ranker = recommender_ranker()
     vectors, gate = ranker.interest_vectors(*asked()), ranker.state(*asked()).refined.gate_BK1
-    joint = ranker.recommender.scale * torch.einsum("bkd,nd->bkn", vectors, ITEMS) + gate[..., None]
+    items = ranker.recommender.items(ITEMS)
+    assert (items - ITEMS).abs().mean() > 0.1
+    joint = ranker.recommender.scale * torch.einsum("bkd,nd->bkn", vectors, items) + gate[..., None]
     torch.testing.assert_close(ranker.scores(*asked()), joint.exp().sum(1).log(), atol=1e-4, rtol=1e-5)
 
 
@@ -330,7 +333,7 @@ def test_gemirecs_interest_vectors_are_the_centres_of_the_cells_it_shows() -> No
             torch.testing.assert_close(vector, ranker.centres_GD[int(label.split()[1])])
     assert (~ranker.table.occupied_G).sum() == 2
     for cell in range(12):
-        total = ITEMS[(cell == CELLS) & RECOMMENDABLE].sum(0)
+        total = ranker.context.recommender.items(ITEMS)[(cell == CELLS) & RECOMMENDABLE].sum(0)
         expected = total / total.norm() if ranker.table.occupied_G[cell] else torch.zeros(DIM)
         torch.testing.assert_close(ranker.centres_GD[cell], expected, atol=1e-5, rtol=0)
 

@@ -7,6 +7,7 @@ import torch
 from models.small import NUM_ITEMS, event_table
 from models.test_rankers import CELLS, LENGTHS, RECOMMENDABLE, gemirec, merged, of_user, unified
 from prismrec.models.posterior import Knobs
+from prismrec.models.unified import UnifiedRanker
 
 EVENTS = event_table(LENGTHS)
 USERS, ENDS = torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)
@@ -17,6 +18,16 @@ def test_scores_are_the_weighted_sum_of_both_papers_models() -> None:
     expected = 0.9 * merged().scores(EVENTS, USERS, ENDS) + 0.3 * gemirec().scores(EVENTS, USERS, ENDS)
     expected = expected.masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
     torch.testing.assert_close(unified().scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_gemirecs_rule_for_its_own_lists_does_not_reach_the_pool() -> None:
+    member = gemirec()
+    member.rule = "quotas"
+    ranker = UnifiedRanker(merged(), member, unified().pool.merge)
+    scores = ranker.scores(EVENTS, USERS, ENDS)
+    assert torch.equal(scores, unified().scores(EVENTS, USERS, ENDS))
+    assert ranker.listed(scores, scores) is scores
 
 
 @torch.no_grad()

@@ -17,10 +17,12 @@ from prismrec.pipelines.choices import (
     settled_epochs,
     settled_merge,
 )
+from prismrec.pipelines.inputs import training_summary
+from prismrec.training.loop import EpochRecord
 
 
-def curve(*figures: float) -> dict[str, Any]:
-    return {"epochs": [{"epoch": n + 1, "validation": {"ndcg@10": figure}} for n, figure in enumerate(figures)]}
+def curve(*figures: float, first: int = 1) -> dict[str, Any]:
+    return {"epochs": [{"epoch": first + n, "validation": {"ndcg@10": figure}} for n, figure in enumerate(figures)]}
 
 
 @pytest.fixture
@@ -72,6 +74,20 @@ def test_choices_of_another_protocol_or_of_other_members_are_refused(choices: di
 
 def test_of_equal_epochs_the_earliest_is_best() -> None:
     assert best_epoch(curve(0.1, 0.3, 0.3)["epochs"]) == 2
+    assert best_epoch(curve(0.3, 0.1, 0.3, first=0)["epochs"]) == 0, "the start"
+
+
+def test_a_summary_counts_trained_epochs() -> None:
+    def records(*figures: float | None, first: int) -> list[EpochRecord]:
+        found = [{} if figure is None else {"ndcg@10": figure} for figure in figures]
+        return [EpochRecord(first + n, 1.0, {}, validation, 0.0) for n, validation in enumerate(found)]
+
+    assert training_summary("", records(0.3, 0.1, 0.2, first=0)) == {
+        "best_epoch": 0, "epochs": 2, "validation_ndcg@10": 0.3,
+    }  # fmt: skip
+    assert training_summary("", records(0.1, 0.2, first=1))["best_epoch"] == 2
+    assert training_summary("", records(None, None, first=1)) == {"best_epoch": 2, "epochs": 2}
+    assert training_summary("", []) == {"best_epoch": 0, "epochs": 0}, "a final fit that keeps the start"
 
 
 def test_the_final_fit_is_every_stage_again_and_gives_choices_to_whoever_would_choose() -> None:

@@ -23,6 +23,7 @@ from prismrec.data.histories import Histories
 from prismrec.data.splits import leave_one_out
 from prismrec.errors import UserError
 from prismrec.models import backbone, load_model
+from prismrec.models.gemirec import GemiRecRanker
 from prismrec.models.interest_dictionary import stamped_version
 from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.recommender import Recommender, RecommenderConfig
@@ -30,6 +31,7 @@ from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
 from prismrec.pipelines.interest_dictionary import nodes
 from prismrec.quantization.codebook import Codebook
 from prismrec.training.dictionary_refresh import KeptDictionary
+from prismrec.training.gemirec import PosteriorTask
 
 PROJECT = Path(__file__).parents[2]
 ITEMS = 150
@@ -167,17 +169,20 @@ def stage_parameters(**changes: Any) -> InterestDictionaryParameters:
     posterior, retrieval = (values["interest_dictionary"][name] for name in ("posterior", "retrieval"))
     changes["posterior"] = {**posterior, "hidden": 16, **changes.get("posterior", {})}
     changes["posterior"]["training"] = short(posterior["training"])
-    changes["retrieval"] = {**retrieval, "hidden": 12, "training": short(retrieval["training"])}
+    changes["retrieval"] = {**retrieval, "hidden": 12, **changes.get("retrieval", {})}
+    changes["retrieval"]["training"] = short(retrieval["training"])
     return parameters(**{"refresh_share": 0.1, **changes})
 
 
 @pytest.fixture(scope="module")
 def upstream() -> dict[str, Any]:
-    """A recommender without training, codebook and codes, and 64 random histories, leave-one-out."""
+    """A recommender with random item offsets, codebook and codes, and 64 random histories, leave-one-out."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     decoder = backbone.from_pretrained("scratch", backbone.scratch_config(16, 1, 2, 0.1, 64))
-    recommender = Recommender(RecommenderConfig(8, 2, 6, 12, False, 0.1, "scratch"), small_encoder(), decoder).eval()
+    config = RecommenderConfig(8, 2, 6, 12, False, 0.1, "scratch", num_items=ITEMS)
+    recommender = Recommender(config, small_encoder(), decoder).eval()
+    torch.nn.init.normal_(recommender.offset_ND, std=0.2)
     codebook = Codebook.fit(item_vectors()["vectors"], layers=2, codes=8, iterations=2, seed=0)
     histories = Histories.from_lists([rng.choice(np.arange(5, ITEMS), 12, replace=False).tolist() for _ in range(64)])
     return {
@@ -233,6 +238,8 @@ def test_a_refresh_trains_on_from_the_previous_models(
         names = [key for key, _ in before[name].named_parameters()]
         moved = max(float((new[key] - old[key]).abs().max()) for key in names)
         assert 0 < moved < 0.01, "it moved, but for a few steps at a low rate only"
+    for curves in (before["curves"], after["curves"]):
+        assert curves["posterior_validation_log_likelihood"] < 0 <= curves["posterior_validation_calibration_error"]
     cells = nodes.assign_cells(after["kept"].dictionary, item_vectors(nudge=0.01))
     nodes.check_one_dictionary(after["kept"].dictionary, after["posterior"], after["retrieval"], cells)
 
@@ -305,6 +312,55 @@ def test_a_final_fit_in_full_does_not_take_over_a_refreshs_epochs(upstream: dict
     choices = {"refreshed": True, "epochs": {"posterior": 1, "retrieval": 1}}
     with pytest.raises(UserError, match="The run before was a refresh"):
         run_stage(tmp_path, {**upstream, "choices": choices}, None)
+
+
+def test_a_final_fit_after_a_start_that_nothing_beat_keeps_it(upstream: dict[str, Any], tmp_path: Path) -> None:
+    """No epoch is trained, and all that is said beside the recommender is the temperature."""
+    choices = {"refreshed": False, "epochs": {"posterior": 0, "retrieval": 0}, "posterior_temperature": 1.25}
+    made = run_stage(tmp_path, {**upstream, "choices": choices}, None, retrieval={"merge": "quotas"})
+    assert load_model(tmp_path / "retrieval").config.merge == "quotas"
+    assert not any(out.weight.any() or out.bias.any() for out in made["posterior"].level_out)
+    assert not made["retrieval"].out.weight.any()
+    assert made["posterior"].config.temperature == 1.25
+    assert [made["curves"][name] for name in ("epochs", "posterior_epochs", "retrieval_best_epoch")] == [[], 0, 0]
+    assert "posterior_validation_log_likelihood" not in made["curves"], "its validation events train"
+
+
+def test_the_stages_metrics_say_what_probabilities_of_cells_are_worth(first: First) -> None:
+    curve = {"epochs": [], "posterior_validation_log_likelihood": -1.5, "posterior_best_epoch": 2}
+    merge = {"ndcg@10": 0.3, "cell_log_likelihood": -1.25, "cell_calibration_error": 0.125}
+    found = nodes.collect_metrics(first[0].dictionary, {"cells": 9.0}, curve, {"retrieval_best_epoch": 0}, merge)
+    assert found == {
+        "dictionary": first[0].dictionary.version, "cells": 9.0, "posterior_validation_log_likelihood": -1.5,
+        "posterior_best_epoch": 2, "retrieval_best_epoch": 0, "prismrec_validation_log_likelihood": -1.25,
+        "prismrec_validation_calibration_error": 0.125,
+    }  # fmt: skip
+    settled = nodes.collect_metrics(first[0].dictionary, {}, {}, {}, {"weight_hymirec": 1.0})
+    assert list(settled) == ["dictionary"]
+
+
+def test_rules_that_take_lists_of_cells_are_refused_for_the_mixture() -> None:
+    stage_parameters(retrieval={"variant": "mixture"})
+    with pytest.raises(ValueError, match="merge quotas takes lists of cells"):
+        stage_parameters(retrieval={"variant": "mixture", "merge": "quotas"})
+    with pytest.raises(ValueError, match=r"retrieval\.merge"):
+        stage_parameters(retrieval={"merge": "best"})
+
+
+def test_the_posterior_is_validated_inside_the_cells_in_the_mixture_too(
+    upstream: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained head's mixture is the recommender's list whatever the posterior: nothing to choose an epoch by."""
+    asked = []
+
+    def validate(task: PosteriorTask) -> dict[str, float]:
+        asked.append(type(task.ranker))
+        return {"ndcg@10": 0.1 * len(asked)}
+
+    monkeypatch.setattr(PosteriorTask, "validate", validate)
+    made = run_stage(tmp_path, upstream, None, retrieval={"variant": "mixture"})
+    assert asked == [GemiRecRanker] * 5
+    assert made["retrieval"].config.variant == "mixture"
 
 
 @pytest.mark.parametrize("name", ["posterior", "retrieval"])

@@ -134,6 +134,21 @@ def test_merges_against_naive_ones(seed: int) -> None:
         assert (rounds[b][[i for i in range(30) if best[i] is None]] == -torch.inf).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_a_rules_list_ends_with_what_only_other_interests_have(seed: int) -> None:
+    whole = random_lists(seed)
+    shown, scores = whole[:, :2], merging.factorised(whole)
+    assert torch.equal(merging.listed("likelihood", shown, scores), scores.double())
+    for rule, merge in (("max_score", merging.max_score), ("quotas", merging.quotas)):
+        found, merged = merging.listed(rule, shown, scores), merge(shown)
+        for b in range(4):
+            first = [i for i in top(merged, 30)[b].tolist() if merged[b, i] > -torch.inf]
+            rest = [i for i in top(scores, 30)[b].tolist() if scores[b, i] > -torch.inf and i not in first]
+            assert top(found, 30)[b].tolist()[: len(first) + len(rest)] == first + rest
+        assert torch.equal(found == -torch.inf, scores == -torch.inf)
+
+
 def test_an_interest_with_nothing_to_show_takes_no_part() -> None:
     joint = random_lists(1)
     without = joint.clone()

@@ -95,6 +95,20 @@ def test_a_batch_says_what_the_engine_says(users: Path, bundle_folder: Path, tmp
         assert interests["rank"].to_list() == list(range(1, len(shown) + 1))
 
 
+@pytest.mark.parametrize("rule", ["quotas", "max_score"])
+def test_a_batch_merges_gemirecs_lists_as_the_engine_does(users: Path, tmp_path: Path, rule: str) -> None:
+    made = parts()
+    made.parts["retrieval"].config = replace(made.parts["retrieval"].config, merge=rule)
+    made.save(tmp_path / "bundle")
+    batch.run(BatchJob(users, tmp_path / "out", tmp_path / "bundle", k=6, model="gemirec"))
+    lists, engine = read(tmp_path / "out", "recommendations"), Engine.load(tmp_path / "bundle")
+    for user, history, times in zip(*histories().values(), strict=True):
+        expected = engine.recommend(history, k=6, model="gemirec", timestamps=times)
+        found = lists.filter(pl.col("user_id") == user)
+        assert found["item_id"].to_list() == [item.item_id for item in expected.items]
+        np.testing.assert_allclose(found["score"], [item.score for item in expected.items], atol=1e-4)
+
+
 def test_models_without_times_get_none(users: Path, tmp_path: Path) -> None:
     replace(parts(), timed=False).save(tmp_path / "bundle")
     bare = tmp_path / "bare.parquet"

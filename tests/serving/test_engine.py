@@ -46,6 +46,7 @@ class FixedRanker:
     """Gives the same ranking to everybody, and remembers what it was asked."""
 
     held = 1
+    rule = "likelihood"
 
     def __init__(self, name: str, ranking: InterestRanking) -> None:
         self.name = name
@@ -279,6 +280,28 @@ def test_diversity_takes_turns_among_interests_and_keeps_the_first(whole: Engine
         assert distinct == sorted(distinct)
         assert distinct[-1] > 1
         assert answers[0] == whole.recommend(["i1", "i5"], k=8, model=model)
+
+
+def test_a_bundles_rule_merges_gemirecs_lists_and_no_others(tmp_path: Path) -> None:
+    """Quotas: the interests' first items, then their second ones, then what no interest shown has."""
+    made = parts()
+    made.save(tmp_path / "likelihood")
+    made.parts["retrieval"].config = replace(made.parts["retrieval"].config, merge="quotas")
+    made.save(tmp_path / "quotas")
+    plain, engine = (Engine.load(tmp_path / rule) for rule in ("likelihood", "quotas"))
+    history = ["i1", "i5"]
+    answer = engine.recommend(history, k=58, model="gemirec")
+    found = ids(answer.items)
+    assert set(found) == set(ids(plain.recommend(history, k=58, model="gemirec").items)), "all that may be shown"
+    places = {item: place for one in answer.interests for place, item in enumerate(ids(one.items))}
+    shown = [places[item] for item in found if item in places]
+    assert shown == sorted(shown)
+    assert 0 < len(places) < len(found)
+    assert set(found[: len(places)]) == set(places)
+    assert len({item.interest for item in engine.recommend(history, k=2, num_interests=2, model="gemirec").items}) == 2
+    for model, asked in (("prismrec", history), ("hymirec", history), ("gemirec", [])):
+        mine, theirs = (each.recommend(asked, model=model).items for each in (engine, plain))
+        assert mine == theirs
 
 
 def test_novelty_turns_the_models_that_have_the_dial_and_is_said_of_the_others(whole: Engine) -> None:

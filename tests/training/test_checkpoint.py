@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ class Interrupted(Exception):
     """Raised instead of a kill, where the process is to live on."""
 
 
-def outcome(checkpoints: Path | None, breaks_at: int | None = None, seed: int = 0, **changes: Any) -> Any:
+def outcome(
+    checkpoints: Path | None, breaks_at: int | None = None, seed: int = 0, made: Any | None = None, **changes: Any
+) -> Any:
     """Weights and curve of a regression; it breaks at that forward pass, if one is given."""
-    made, passes = Regression(), iter(range(10**6))
+    made, passes = made or Regression(), iter(range(10**6))
 
     def count(*_: Any) -> None:
         if next(passes) == breaks_at:
@@ -87,6 +90,32 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, breaks
         outcome(tmp_path, breaks_at)
     assert outcome(tmp_path) == whole
     assert outcome(tmp_path) == whole, "and once more, from the state after the last epoch"
+
+
+class Harmed(Regression):
+    """Every step away from the start makes it worse."""
+
+    def __init__(self) -> None:
+        super().__init__(start_competes=True)
+        self.began = self.linear.weight.detach().clone()
+
+    def validate(self) -> dict[str, float]:
+        self.module(torch.zeros(1, 3))  # where it may be interrupted
+        return {"ndcg@10": -float((self.linear.weight - self.began).norm())}
+
+
+@pytest.mark.parametrize("made", [lambda: Regression(start_competes=True), Harmed])
+@pytest.mark.parametrize("breaks_at", [0, 2, 5, 6, 12, 19, 20])
+def test_interrupted_anywhere_a_start_that_competes_is_not_forgotten(
+    tmp_path: Path, breaks_at: int, made: Callable[[], Regression]
+) -> None:
+    """In its validation, inside the first epoch, in later ones; of a training that helps and of one that harms."""
+    whole, task = outcome(None, made=made()), made()
+    with pytest.raises(Interrupted):
+        outcome(tmp_path, breaks_at, made=made())
+    assert outcome(tmp_path, made=task) == whole
+    assert torch.equal(task.linear.weight, made().linear.weight) == isinstance(task, Harmed)
+    assert outcome(tmp_path, made=made()) == whole, "and once more, from the state after the last epoch"
 
 
 def test_a_state_is_kept_at_every_epochs_end_alone_when_the_interval_is_long(tmp_path: Path) -> None:

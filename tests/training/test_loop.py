@@ -22,11 +22,18 @@ class Regression:
 
     name = "regression"
 
-    def __init__(self, script: list[float] | None = None, batches: int = 4, factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        script: list[float] | None = None,
+        batches: int = 4,
+        factor: float = 1.0,
+        start_competes: bool = False,
+    ) -> None:
         torch.manual_seed(0)
         self.module = nn.Sequential(nn.Dropout(0.2), nn.Linear(3, 2))
         self.generator = torch.Generator().manual_seed(0)
         self.script, self.batches, self.factor = script, batches, factor
+        self.start_competes = start_competes
         self.weights: list[torch.Tensor] = []
         self.modes: list[tuple[str, bool, bool]] = []
         self.losses: list[float] = []
@@ -106,6 +113,45 @@ def test_a_settled_training_that_diverges_says_so() -> None:
         fit(task, training(epochs=3), seed=0, epochs=2)
 
 
+@pytest.mark.parametrize(
+    ("script", "patience", "epochs", "best"),
+    [
+        ([0.5, 0.1, 0.4, 0.3], 9, 3, 0),  # training only harms: the start is kept
+        ([0.5, 0.1, 0.5, 0.3], 9, 3, 0),  # equal is not better
+        ([0.5, 0.1, 0.6, 0.3], 9, 3, 2),
+        ([0.5, 0.1, 0.2, 0.3, 0.6], 1, 4, 4),  # patience goes by the trained epochs, which come nearer
+        ([0.5, 0.2, 0.1, 0.1, 0.6], 2, 3, 0),
+    ],
+)
+def test_the_start_competes(script: list[float], patience: int, epochs: int, best: int) -> None:
+    """The curve begins at epoch 0, and the trained weights are those of a training whose start does not compete."""
+    task, usual = Regression(script, start_competes=True), Regression(script[1:])
+    start = task.linear.weight.detach().clone()
+    schedule = training(epochs=len(script) - 1, patience=patience)
+    curve = fit(task, schedule, seed=0)
+    assert [(record.epoch, record.validation["ndcg@10"]) for record in curve] == list(enumerate(script[: epochs + 1]))
+    assert [record.loss is None for record in curve] == [True] + [False] * epochs
+    assert torch.equal(task.linear.weight, task.weights[best])
+    assert torch.equal(task.weights[0], start)
+    assert task.modes[0] == ("validate", False, True)
+    assert not task.module.training
+    assert [record.as_dict() for record in curve[1:]] == [record.as_dict() for record in fit(usual, schedule, seed=0)]
+    for one, other in zip(task.weights[1:], usual.weights, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_settled_number_of_none_keeps_the_start() -> None:
+    """What a final fit does where the start was best; nothing is asked of a start where the number is another."""
+    for epochs in (0, 2):
+        task = Regression(start_competes=True)
+        start = task.linear.weight.detach().clone()
+        curve = fit(task, training(epochs=3), seed=0, epochs=epochs)
+        assert [record.epoch for record in curve] == list(range(1, epochs + 1))
+        assert torch.equal(task.linear.weight, start) == (epochs == 0)
+        assert not task.weights
+        assert not task.module.training
+
+
 class Exploding(Regression):
     """After so many good epochs its weights are no numbers any more, and nobody may rank with it."""
 
@@ -130,6 +176,15 @@ def test_an_epoch_that_diverges_ends_the_training_and_the_best_before_it_is_kept
     assert [record.epoch for record in curve] == [1, 2]
     assert torch.equal(task.linear.weight, task.weights[1])
     assert "diverged in epoch 3: the weights of epoch 2 are kept" in caplog.text
+
+
+def test_the_start_is_kept_where_the_first_epoch_diverges(caplog: pytest.LogCaptureFixture) -> None:
+    task = Exploding([0.1], start_competes=True)
+    task.good = 1
+    curve = fit(task, training(epochs=3), seed=0)
+    assert [record.epoch for record in curve] == [0]
+    assert torch.equal(task.linear.weight, task.weights[0])
+    assert "diverged in epoch 1: the weights it began with are kept" in caplog.text
 
 
 def test_training_that_diverges_before_any_validation_says_so() -> None:

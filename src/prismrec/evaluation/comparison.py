@@ -214,7 +214,8 @@ def interest_values(
                 }
                 if isinstance(ranker, ServedRanker):
                     claims = ranker.claims(events, users_B, ends_B)
-                    best_Bk = top_k(exclude(claims.scores_BN, seen, recommendable_N), SHARED_OUT)
+                    left_BN = exclude(claims.scores_BN, seen, recommendable_N)
+                    best_Bk = top_k(ranker.listed(claims.scores_BN, left_BN), SHARED_OUT)
                     found |= interest_shares(claims.owners_BN.gather(1, best_Bk))
                 for figure, value_B in found.items():
                     values[name].setdefault(figure, []).append(value_B)
@@ -236,6 +237,9 @@ class _Strongest(Ranker):
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         return self.ranker.strongest(events, users_B, ends_B, self.num_interests)
+
+    def listed(self, scores_BN: Tensor, left_BN: Tensor) -> Tensor:
+        return self.ranker.listed(scores_BN, left_BN)
 
 
 def interest_curve(rows: Mapping[str, Row], cases: Cases, facts: Facts, settings: Settings) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ def evaluate(
         targets_BT = torch.as_tensor(cases.targets_CT[chunk])
         seen = events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
         for name, ranker in rankers.items():
-            scores_BN = exclude(ranker.scores(events, users_B, ends_B), seen, recommendable_N)
+            said_BN = ranker.scores(events, users_B, ends_B)
+            scores_BN = ranker.listed(said_BN, exclude(said_BN, seen, recommendable_N))
             found[name].ranks.put(chunk, rank_targets(scores_BN, targets_BT, mask_CT[chunk]))
             if lists:
                 found[name].lists_CK[chunk] = _best(scores_BN, LENGTH)

@@ -350,14 +350,15 @@ def health(report: Mapping[str, Any]) -> str:
         return ""
     note = (
         '<p class="quiet">Utilisation: share of codes in use. Perplexity: how many codes would be as even if all were '
-        "used alike; far below the number in use, the codes have collapsed.</p>"
+        "used alike; far below the number in use, the codes have collapsed. Of the posterior, on validation: mean "
+        "log-probability of a target's cell (nats), and how far what it says of the likeliest is from what comes.</p>"
     )
     return f'<h2>Codebook and dictionary</h2>{note}<div class="charts">{"".join(tables)}</div>'
 
 
 def _other(figures: Mapping[str, float]) -> str:
     shown = [
-        f"{escape(name.replace('_', ' '))} {value:,.10g}"
+        f"{escape(name.replace('_', ' '))} {round(value, 4):,.10g}"
         for name, value in figures.items()
         if isinstance(value, int | float) and not name.startswith(("utilisation_", "perplexity_", "dead_codes_"))
     ]
@@ -365,19 +366,25 @@ def _other(figures: Mapping[str, float]) -> str:
 
 
 def training(curves: Mapping[str, Mapping[str, Any]]) -> str:
-    """Loss and validation NDCG@10 of everything that was trained."""
+    """Loss and validation NDCG@10 of everything that was trained; epoch 0 is the start, where it competes."""
     figures = []
     for name, curve in curves.items():
         title, epochs = CURVES.get(name, name.replace("_", " ")), curve["epochs"]
         if not epochs:
             continue
-        validated = [e for e in epochs if e["validation"].get("ndcg@10") is not None]
-        charts = [_curve(title, "loss", [Point(e["epoch"], e["loss"]) for e in epochs])]
-        if validated:
-            points = [Point(e["epoch"], e["validation"]["ndcg@10"]) for e in validated]
-            charts.append(_curve(title, "validation NDCG@10", points))
+        lines = {
+            "loss": [Point(e["epoch"], e["loss"]) for e in epochs if e["loss"] is not None],
+            "validation NDCG@10": [
+                Point(e["epoch"], e["validation"]["ndcg@10"])
+                for e in epochs
+                if e["validation"].get("ndcg@10") is not None
+            ],
+        }
+        charts = [_curve(title, what, points) for what, points in lines.items() if points]
         figures.append(f'<div><h3>{escape(title)}</h3><div class="small pair">{"".join(charts)}</div></div>')
-    return "<h2>Training</h2>" + f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+    starts = any(epoch["epoch"] == 0 for curve in curves.values() for epoch in curve["epochs"])
+    note = '<p class="quiet">Epoch 0: as training began, which is kept where no epoch is better.</p>' if starts else ""
+    return f'<h2>Training</h2>{note}<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
 def _curve(title: str, what: str, points: list[Point]) -> str:

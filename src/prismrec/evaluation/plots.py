@@ -82,7 +82,7 @@ def curves_plot(curves: Mapping[str, Mapping[str, Any]]) -> bytes:
     figure = _figure(3.2 * max(len(trained), 1), 4.6)
     grid = figure.subplots(2, max(len(trained), 1), squeeze=False)
     for column, (name, epochs) in enumerate(trained.items()):
-        losses = [(epoch["epoch"], epoch["loss"]) for epoch in epochs]
+        losses = [(epoch["epoch"], epoch["loss"]) for epoch in epochs if epoch["loss"] is not None]
         figures = [(e["epoch"], e["validation"]["ndcg@10"]) for e in epochs if "ndcg@10" in e["validation"]]
         lines = (("loss", losses), ("validation NDCG@10", figures))
         for axes, (title, points) in zip(grid[:, column], lines, strict=True):

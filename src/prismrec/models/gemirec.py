@@ -26,6 +26,7 @@ from prismrec.models.posterior import Knobs, Posterior
 from prismrec.models.rankers import GEMIREC, Claims, RecommenderRanker, ServedRanker, whole
 from prismrec.models.recommender import Refined
 from prismrec.models.retrieval_head import CellTable, RetrievalHead
+from prismrec.retrieval.merging import cell_lists, listed
 
 
 class KeptInterests(NamedTuple):
@@ -67,15 +68,25 @@ class GemiRecRanker(CellRanker):
                 "Set it above 0, and train the recommender again; `make ablations` measures HyMiRec without it.",
             )
         super().__init__(table, context.items_ND, labels_G, head.config.dictionary, head.config.num_interests)
-        self.context, self.posterior, self.head = context, posterior, head
+        self.context, self.posterior, self.head, self.rule = context, posterior, head, head.config.merge
         if not posterior.exact:
             self.num_interests = min(self.num_interests, posterior.config.beam)
 
     @property
     def held(self) -> int:
-        """Every cell holds as many places as the largest one, and a hidden state."""
+        """Every cell holds as many places as the largest one, and a hidden state; another rule lists and places."""
         cells, places = self.table.items_GS.shape
-        return math.ceil(cells * max(places, self.head.config.hidden) / len(self.table.cells_N))
+        scored = math.ceil(cells * max(places, self.head.config.hidden) / len(self.table.cells_N))
+        return scored if self.rule == "likelihood" else max(scored, 3 * self.num_interests)
+
+    def listed(self, scores_BN: Tensor, left_BN: Tensor) -> Tensor:
+        """By the rule, of the interests shown: the likeliest cells, whatever of their items may be shown."""
+        if self.rule == "likelihood":
+            return left_BN
+        mass_BG = scores_BN.new_zeros(len(scores_BN), len(self.table.occupied_G))
+        mass_BG.index_add_(1, self.table.cells_N, scores_BN.exp())
+        kept_BK = mass_BG.topk(self.num_interests, dim=1).indices
+        return listed(self.rule, cell_lists(left_BN, self.table.cells_N, kept_BK), left_BN)
 
     def prior(self, next_PD: Tensor) -> Tensor | None:
         """What the recommender's next-item predictions say of cells: [P, G]; None where the posterior has no prior."""

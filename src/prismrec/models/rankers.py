@@ -27,6 +27,7 @@ from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.lightweight_encoder import LightweightEncoder
 from prismrec.models.recommender import Recommender, RecommenderConfig, Refined
 from prismrec.quantization.code_table import VectorTable
+from prismrec.retrieval.merging import Rule
 
 POPULARITY = "popularity"
 LIGHTWEIGHT_ENCODER = "lightweight_encoder"
@@ -78,6 +79,15 @@ class Ranker(ABC):
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """Merged scores [B, N] after each user's first `ends_B` events, at least one; higher is better."""
 
+    def listed(self, scores_BN: Tensor, left_BN: Tensor) -> Tensor:
+        """What lists are ordered by: [B, N]; the scores, unless a ranker merges its interests by another rule.
+
+        Args:
+            scores_BN: what `scores` says.
+            left_BN: the same, -inf where an item may not be shown.
+        """
+        return left_BN
+
     @property
     def held(self) -> int:
         """Score vectors [N] that are computed at once for a user; sets how many users are scored together."""
@@ -113,9 +123,11 @@ class ServedRanker(Ranker):
 
     Attributes:
         dictionary: version of the dictionary whose cells its interests are; None where they are no dictionary's.
+        rule: how one list is made of those of its interests.
     """
 
     dictionary: str | None = None
+    rule: Rule = "likelihood"
 
     @abstractmethod
     def strongest(self, events: EventTable, users_B: Tensor, ends_B: Tensor, num_interests: int) -> Tensor:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from prismrec.models.events import EventBatch
 from prismrec.models.lightweight_encoder import INITIAL_SCALE, MAX_SCALE
 from prismrec.models.module import SavedModule
+from prismrec.retrieval.merging import Rule
 
 LEAST_LOG_MASS = -20.0  # of a cell: what one model all but rules out, another may still bring in
 
@@ -89,6 +90,7 @@ class RetrievalHeadConfig:
     dictionary: str
     variant: Literal["in_cell", "mixture"] = "in_cell"
     final: bool = False  # trained on the validation events too
+    merge: Rule = "likelihood"  # of the lists of the interests shown
 
 
 class RetrievalHead(SavedModule):

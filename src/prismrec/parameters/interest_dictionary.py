@@ -67,9 +67,19 @@ class RetrievalParameters(_Block):
     posterior_share: float = Field(
         ge=0, le=1, description="Mixture: share of positions trained under an interest drawn from the posterior."
     )
+    merge: Literal["likelihood", "max_score", "quotas"] = Field(
+        description="How GemiRec makes one list of its interests': by likelihood, by an item's best score in any of "
+        "those shown, or from each of them in turn. The model of both papers always goes by likelihood."
+    )
     hidden: int = Field(ge=4, description="Width of the head.")
     dropout: float = Field(ge=0, lt=1, description="Dropout.")
     training: TrainingParameters = Field(description="The training loop.")
+
+    @model_validator(mode="after")
+    def _of_one_cell(self) -> "RetrievalParameters":
+        if self.variant == "mixture" and self.merge != "likelihood":
+            raise ValueError(f"merge {self.merge} takes lists of cells (in_cell); the mixture is a likelihood")
+        return self
 
 
 class InterestDictionaryParameters(StageParameters):

@@ -103,7 +103,7 @@ def collect_choices(
 
 
 def best_epoch(epochs: list[dict[str, Any]]) -> int:
-    """The epoch that validation picked: of equals the earliest, as the training loop has it; else the last."""
+    """The epoch that validation picked, 0 for the start: of equals the earliest, as the loop has it; else the last."""
     if not epochs[-1]["validation"]:
         return len(epochs)
     best: int = max(epochs, key=lambda record: record["validation"]["ndcg@10"])["epoch"]

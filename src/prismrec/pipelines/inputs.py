@@ -93,10 +93,11 @@ def bar(description: str) -> Any:
 def training_summary(prefix: str, curve: list[Any]) -> dict[str, Any]:
     """The best epoch of a training curve as metrics; no wall time, which would differ from run to run.
 
-    Where nothing was validated (a final fit) the best is the last.
+    Of equals the earliest, and epoch 0 is the start, as the loop has it. Where nothing was validated (a final fit) the
+    best is the last, and a final fit that keeps the start has no epoch.
     """
-    if not curve[-1].validation:
-        return {f"{prefix}best_epoch": curve[-1].epoch, f"{prefix}epochs": len(curve)}
+    if not curve or not curve[-1].validation:
+        return {f"{prefix}best_epoch": len(curve), f"{prefix}epochs": len(curve)}
     best = max(curve, key=lambda record: record.validation["ndcg@10"])
     summary = {f"{prefix}validation_{name}": value for name, value in best.validation.items()}
-    return {**summary, f"{prefix}best_epoch": best.epoch, f"{prefix}epochs": len(curve)}
+    return {**summary, f"{prefix}best_epoch": best.epoch, f"{prefix}epochs": curve[-1].epoch}

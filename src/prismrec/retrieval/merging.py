@@ -4,7 +4,7 @@ What is merged is log P(k, i | u), an interest's claim on an item, -inf where th
 the item may not be shown: so every place below counts only what may be shown. A dictionary's items have one cell each
 (`cell_lists`); HyMiRec's interests all score all items.
 
-- `factorised`: log Σ_k P(k, i | u), the likelihood;
+- `factorised`: log Σ_k P(k, i | u), the likelihood, and what a pool of models needs;
 - `max_score`: the item's best score in any list, whatever the interest's weight (pooling, as ComiRec's lineage does);
 - `quotas`: the lists' first items, then their second ones, and so on: the same number of places for every interest.
 
@@ -23,10 +23,14 @@ Shapes: B users, K interests, N items.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+Rule = Literal["likelihood", "max_score", "quotas"]
 ROUND_BY_ROUND = 1e6  # largest β: two places within a thousand differ by more than any two log-probabilities do
+REST = 1e8  # how far the items of interests that are not shown lie below: below any place among those that are
 
 
 def cell_lists(scores_BN: Tensor, cells_N: Tensor, kept_BK: Tensor) -> Tensor:
@@ -57,6 +61,22 @@ def quotas(joint_BKN: Tensor) -> Tensor:
     place_BKN = order_BKN.argsort(dim=2) + 1
     best_BN = place_BKN.where(joint_BKN > -torch.inf, joint_BKN.shape[2]).amin(1)
     return factorised(joint_BKN).double() - ROUND_BY_ROUND * best_BN.double().log()
+
+
+def listed(rule: Rule, joint_BKN: Tensor, scores_BN: Tensor) -> Tensor:
+    """Scores whose order is a rule's list: [B, N] float64.
+
+    The rule speaks of the interests given; what only others have comes after them by likelihood, so that no filter
+    leaves a list short.
+
+    Args:
+        joint_BKN: log P(k, i | u) of the interests shown.
+        scores_BN: log P(i | u) of all interests; -inf in both where an item may not be shown.
+    """
+    if rule == "likelihood":
+        return scores_BN.double()
+    merged_BN = (max_score if rule == "max_score" else quotas)(joint_BKN).double()
+    return merged_BN.where(merged_BN > -torch.inf, scores_BN.double() - REST)
 
 
 def owners(joint_BKN: Tensor) -> Tensor:

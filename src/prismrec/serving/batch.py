@@ -159,7 +159,8 @@ class _Scorer:
             claims = self.ranker.claims(table, users_B, ends_B)
             labels = [self.popular_label, *claims.labels_G]
             seen = table.cut(users_B, torch.zeros_like(ends_B), ends_B)
-            rows, ranks, items, scores = _lists(exclude(claims.scores_BN, seen, self.active_N), self.k)
+            left_BN = exclude(claims.scores_BN, seen, self.active_N)
+            rows, ranks, items, scores = _lists(left_BN, self.k, self.ranker.listed(claims.scores_BN, left_BN))
             owners = claims.owners_BN.numpy()[rows, items] + 1
             listed.append((users_B.numpy()[rows], ranks, items, scores, owners))
             kept.append(_strongest(users_B, claims.weights_BG, self.interests))
@@ -177,9 +178,9 @@ class _Scorer:
         return np.repeat(cold, len(self.popular[1])), ranks, items, scores, np.zeros(len(items), np.int64)
 
 
-def _lists(scores_BN: torch.Tensor, k: int) -> tuple[np.ndarray, ...]:
-    """The k best of each row that are not at -inf: row, rank from 1, item and score of each."""
-    best_Bk = top_k(scores_BN, k)
+def _lists(scores_BN: torch.Tensor, k: int, order_BN: torch.Tensor | None = None) -> tuple[np.ndarray, ...]:
+    """The k best of each row, by the scores or another order, that are not at -inf: row, rank from 1, item, score."""
+    best_Bk = top_k(scores_BN if order_BN is None else order_BN, k)
     score_Bk = scores_BN.gather(1, best_Bk)
     row, place = torch.nonzero(score_Bk > -torch.inf, as_tuple=True)
     return row.numpy(), place.numpy() + 1, best_Bk[row, place].numpy(), score_Bk[row, place].float().numpy()

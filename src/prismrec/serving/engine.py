@@ -382,7 +382,8 @@ class Engine:
                 ranking = _ranked(state.rankers[name].whole, [(question, past)])[0]  # type: ignore[attr-defined]
             else:
                 hidden_N = hidden_N[ranking.rows]
-        items = lists.merged(ranking, hidden_N, question.k, question.diversity)
+        rule = state.rankers[POPULARITY if past.cold else name].rule
+        items = lists.merged(ranking, hidden_N, question.k, question.diversity, rule)
         untimed = UNTIMED_NOTE if question.timestamps and not self.timed else None
         note = " ".join(filter(None, (dial, untimed))) or None
         if past.cold:

@@ -24,6 +24,7 @@ from prismrec.serving.catalogue import Catalogue
 if TYPE_CHECKING:
     from prismrec.models.item_rows import ItemRows
     from prismrec.models.rankers import InterestRanking
+    from prismrec.retrieval.merging import Rule
 
 DECIMALS = 6  # of scores and weights: what float32 holds, and no digits beyond it
 LABEL_ITEMS = 10  # an interest without a label is named after the categories of this many items
@@ -104,8 +105,10 @@ class Lists:
             )
         ]
 
-    def merged(self, ranking: InterestRanking, hidden_N: np.ndarray, k: int, diversity: float) -> list[RecommendedItem]:
-        """One list of all interests; see `prismrec.retrieval.merging` for diversity."""
+    def merged(
+        self, ranking: InterestRanking, hidden_N: np.ndarray, k: int, diversity: float, rule: Rule = "likelihood"
+    ) -> list[RecommendedItem]:
+        """One list of all interests; see `prismrec.retrieval.merging` for diversity, which turns the likelihood's."""
         scores_N = np.where(hidden_N, -np.inf, ranking.scores_N)
         names = [*ranking.labels_K, None]
         if diversity > 0:
@@ -116,6 +119,13 @@ class Lists:
             owners_N = _owners(ranking, slice(None))
             turned_1N = diversified(torch.from_numpy(scores_N)[None], torch.from_numpy(owners_N)[None], diversity)
             (best,) = top_k(turned_1N.numpy(), k)
+        elif rule != "likelihood":
+            import torch
+
+            from prismrec.retrieval.merging import listed
+
+            joint_KN = np.where(hidden_N, -np.inf, _claims(ranking, slice(None)))
+            (best,) = top_k(listed(rule, torch.from_numpy(joint_KN)[None], torch.from_numpy(scores_N)[None]).numpy(), k)
         else:
             (best,) = top_k(scores_N[None], k)
         owned = [names[owner] for owner in _owners(ranking, best)]
@@ -167,10 +177,16 @@ def _common_categories(items: Iterable[CatalogueItem]) -> str:
     return ", ".join(sorted(counts, key=lambda category: (-counts[category], category))[:2])
 
 
+def _claims(ranking: InterestRanking, items: np.ndarray | slice) -> np.ndarray:
+    """Log P(k, i | u) of the interests shown: [K, n]."""
+    with np.errstate(divide="ignore"):
+        claims_Kn: np.ndarray = ranking.interest_scores_KN[:, items] + np.log(ranking.weights_K)[:, None]
+    return claims_Kn
+
+
 def _owners(ranking: InterestRanking, items: np.ndarray | slice) -> np.ndarray:
     """Number of the interest with the largest claim on each item; K where none of those shown has one."""
-    with np.errstate(divide="ignore"):
-        claims_Kn = ranking.interest_scores_KN[:, items] + np.log(ranking.weights_K)[:, None]
+    claims_Kn = _claims(ranking, items)
     return np.where(claims_Kn.max(0) > -np.inf, claims_Kn.argmax(0), len(claims_Kn))
 
 

@@ -33,6 +33,7 @@ class BaselineTask(ABC):
     """
 
     name: str
+    start_competes = False
 
     def __init__(
         self,

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prismrec.metrics.calibration import calibration_error, log_likelihood, shown_cells
+from prismrec.models.cells import CellRanker
 from prismrec.models.events import EventBatch
 from prismrec.models.gemirec import GemiRecRanker
 from prismrec.parameters.training import TrainingParameters
-from prismrec.retrieval.chunks import MOST_USERS
+from prismrec.retrieval.chunks import MOST_USERS, chunk_size
 from prismrec.training.loop import WHOLE, Loss, Share, part_of_mean
 from prismrec.training.sequences import Crops, Places, TrainingData, bucketed_batches, padded, places, random_crops
 from prismrec.training.speed import Work
@@ -41,10 +43,14 @@ class Positions(NamedTuple):
 class _GemiRecTask:
     """What posterior and retrieval training share: crops, the frozen recommender, sampled positions.
 
+    Both begin at the recommender's own prediction, a model by itself, so what training makes worse is not kept.
+
     Args:
         part: of a refresh: the share of an epoch's batches that it trains on, each user's newest window; None: all of
             them, a random window a user.
     """
+
+    start_competes = True
 
     def __init__(
         self,
@@ -136,6 +142,14 @@ class PosteriorTask(_GemiRecTask):
         loss = -(log_PT * share_PT).sum(1).mean()
         return Loss(part_of_mean(loss, len(cells_PT), chosen.all_rows), {})
 
+    def validate(self) -> dict[str, float]:
+        """As it will be served: at the temperature that fits these weights; training goes on at its own."""
+        training = self.posterior.config
+        fit_temperature(self.ranker, self.data)
+        figures = super().validate()
+        self.posterior.config = training
+        return figures
+
     def targets(self, chosen: Positions) -> tuple[Tensor, Tensor]:
         """Cells of each position's next H items [P, H], and their shares, which sum to 1.
 
@@ -190,6 +204,29 @@ def fit_temperature(ranker: GemiRecRanker, data: TrainingData) -> float:
             low = inner[0]
     posterior.config = replace(posterior.config, temperature=round(math.exp((low + high) / 2), 4))
     return posterior.config.temperature
+
+
+@torch.inference_mode()
+def cell_figures(ranker: CellRanker, data: TrainingData) -> dict[str, float]:
+    """How good P(m | u) is on the validation targets: log-likelihood of their cells, and whether it means what it says.
+
+    Returns:
+        `log_likelihood`: mean of the users', nats. `calibration_error`: of the likeliest cell. Empty without a target.
+    """
+    cases, table = data.validation, ranker.table
+    known_CT = cases.mask_CT & table.recommendable_N[cases.targets_CT]
+    asked = torch.nonzero(known_CT.any(1)).flatten()
+    size = chunk_size(len(table.cells_N), ranker.held)
+    found: list[tuple[np.ndarray, ...]] = []
+    for start in range(0, len(asked), size):
+        some = asked[start : start + size]
+        log_BG = ranker.cells(data.events, cases.users_C[some], cases.starts_C[some])
+        on_targets = log_BG, table.cells_N[cases.targets_CT[some]], known_CT[some]
+        found.append((log_likelihood(*on_targets), *(each.ravel() for each in shown_cells(*on_targets, shown=1))))
+    if not found:
+        return {}
+    likelihood_C, said_C, came_C = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return {"log_likelihood": float(likelihood_C.mean()), "calibration_error": calibration_error(said_C, came_C)}
 
 
 class RetrievalTask(_GemiRecTask):

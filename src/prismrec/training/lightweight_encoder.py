@@ -45,6 +45,7 @@ class LightweightEncoderTask:
     """
 
     name = "lightweight encoder"
+    start_competes = False
 
     def __init__(
         self,

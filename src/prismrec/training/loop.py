@@ -5,6 +5,9 @@ validation after every epoch; the weights of the best epoch are kept, and traini
 nothing better. Where an earlier training has settled how many epochs are best (a final fit), so many are trained, and
 nothing is validated.
 
+A task that begins at a model of its own worth lets the *start* compete: it is validated as epoch 0, and kept where no
+epoch is better. Patience counts trained epochs alone, since the first ones, at the highest rates, may lie below it.
+
 Notable:
 - *One code path for one device and for many.* A batch is cut into shares of users: one for every process, and again
   for every micro-batch of gradient accumulation. Each share's loss is its rows' part of the whole batch's mean, so
@@ -84,6 +87,7 @@ class Task(Protocol):
 
     name: str
     generator: torch.Generator  # of all that `loss` draws but dropout; on the CPU
+    start_competes: bool  # whether the weights it begins with are kept where no epoch is better
 
     @property
     def module(self) -> nn.Module:
@@ -106,10 +110,10 @@ class Task(Protocol):
 
 
 class EpochRecord(NamedTuple):
-    """One line of a training curve."""
+    """One line of a training curve; epoch 0 is the start, which has no loss."""
 
     epoch: int
-    loss: float
+    loss: float | None
     parts: dict[str, float]
     validation: dict[str, float]
     seconds: float
@@ -129,8 +133,9 @@ class Progress:
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)  # of the losses of this epoch's batches
     seconds: float = 0.0  # spent on this epoch
-    best: float = -math.inf
+    best: float = -math.inf  # of the trained epochs
     best_epoch: int = 0
+    start: float = -math.inf  # of the weights it began with, where they compete
     curve: list[EpochRecord] = field(default_factory=list)
 
 
@@ -183,10 +188,11 @@ def fit(
         checkpoints: folder in which the training keeps its state, in a folder named after the task, to be resumed
             from; the caller removes it once the weights are saved. None: nothing is kept.
         epochs: train exactly so many, at the learning rates of `schedule`'s first ones, and validate none; the weights
-            are those of the last. None: validation picks the epoch.
+            are those of the last, or the start's with 0. None: validation picks the epoch.
 
     Returns:
-        One record an epoch, the last one possibly short of `schedule.epochs` (early stopping).
+        One record an epoch, the last one possibly short of `schedule.epochs` (early stopping); where the start
+        competes, its record comes first.
 
     Raises:
         UserError: no epoch gave a validation figure, or none of a settled number a finite loss.
@@ -237,7 +243,7 @@ def _checkpoint(
     """The checkpoint of this very training; how often it saves, and what the machine is called, do not matter."""
     machine = [accelerator.device.type, accelerator.num_processes]
     versions = [torch.__version__, prismrec.__version__]
-    identity = held.digest(task.name, schedule, epochs, seed, machine, versions, task)
+    identity = held.digest(task.name, schedule, epochs, seed, machine, versions, task.start_competes, task)
     return Checkpoint(folder / re.sub(r"\W+", "_", task.name.lower()), task.name, identity)
 
 
@@ -260,7 +266,7 @@ class _Training:
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         self.progress = Progress()
-        self.best_weights = _snapshot(self.module)
+        self.start_weights = self.best_weights = _snapshot(self.module)
         self.epoch_start = self.rng.bit_generator.state  # the batches of an epoch follow from it
         self.saved_at = time.monotonic()
         self.meter = Meter()
@@ -278,18 +284,29 @@ class _Training:
         waited = done - self.progress.best_epoch
         return done >= self.schedule.epochs or (done > 0 and waited >= self.schedule.patience)
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the weights it began with are the best so far, or all that is asked for."""
+        start, best = self.progress.start, self.progress.best
+        return self.settled == 0 or (start > -math.inf and start >= best)
+
     def run(self) -> None:
         """Train until it is finished."""
+        if self.task.start_competes and self.settled is None and not self.progress.curve:
+            self._validate_start()
         while not self.finished:
             self._epoch()
 
     def end(self) -> None:
-        """Leave the module with the best epoch's weights.
+        """Leave the module with the weights of the best epoch, or of the start.
 
         Raises:
-            UserError: there is none.
+            UserError: there are none.
         """
-        if self.progress.best_epoch == 0:
+        if self.keeps_start:
+            logger.info("Training of the %s: the weights it began with are kept.", self.task.name)
+            self.best_weights = self.start_weights
+        elif self.progress.best_epoch == 0:
             if self.keeper is not None and self.accelerator.is_main_process:
                 self.keeper.clear()
             raise UserError(
@@ -324,6 +341,8 @@ class _Training:
             return False
         best = self.progress.best_epoch
         kept = f"the weights of epoch {best} are kept" if best else "there are no weights to keep"
+        if self.keeps_start:
+            kept = "the weights it began with are kept"
         logger.warning("Training of the %s diverged in epoch %d: %s.", self.task.name, self.progress.epoch, kept)
         return True
 
@@ -377,17 +396,27 @@ class _Training:
             parameter.grad = piece.view_as(parameter) if is_used else None
         return {name: piece[0] for name, piece in zip(values, pieces[len(trained) + 1 :], strict=True)}
 
-    def _validate(self, started: float) -> None:
-        """Rank on the first process, and close the epoch."""
+    def _figures(self) -> dict[str, float]:
+        """What the first process finds in validation; nothing in a training of a settled number of epochs."""
         from accelerate.utils import broadcast_object_list
 
-        progress = self.progress
         self.module.eval()
         found: list[dict[str, float]] = [{}]
         if self.accelerator.is_main_process and self.settled is None:
             with torch.inference_mode():
                 found = [self.task.validate()]
-        validation = broadcast_object_list(found)[0]
+        figures: dict[str, float] = broadcast_object_list(found)[0]
+        return figures
+
+    def _validate_start(self) -> None:
+        started = time.perf_counter()
+        figures = self._figures()
+        self.progress.start = figures[SELECTION_METRIC]
+        self.progress.curve.append(EpochRecord(0, None, {}, figures, time.perf_counter() - started))
+
+    def _validate(self, started: float) -> None:
+        """Rank, and close the epoch."""
+        progress, validation = self.progress, self._figures()
         means = {name: float(value) / len(self.batches) for name, value in progress.sums.items()}
         seconds = time.perf_counter() - started
         loss = means.pop("loss")

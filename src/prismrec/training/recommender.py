@@ -58,6 +58,7 @@ class RecommenderTask:
     """The LLM recommender on frozen item vectors, to which it may learn offsets; the ranker holds both."""
 
     name = "llm recommender"
+    start_competes = False
 
     def __init__(self, ranker: RecommenderRanker, data: TrainingData, parameters: LLMRecommenderParameters) -> None:
         self.ranker, self.data, self.parameters = ranker, data, parameters

@@ -157,6 +157,7 @@ def evaluate_models(
     dictionary: Any,
     item_cells: dict[str, np.ndarray],
     posterior: Any,
+    posterior_curve: dict[str, Any],
     retrieval: Any,
     unified_merge: Any,
     sasrec: Any,
@@ -180,7 +181,7 @@ def evaluate_models(
 
     Returns:
         Everything the report, the model card and packaging read: figures, intervals, paired differences, slices,
-        health of the codes, and the promotion verdict.
+        health of the codes and of the posterior over them, and the promotion verdict.
     """
     import torch
 
@@ -249,12 +250,18 @@ def evaluate_models(
         "slices": slices.slice_figures(test.ranks, found_slices, parameters.bootstrap_draws, parameters.seed),
         "health": {
             "codebook": code_health(item_codes["codes"][known], (codes,) * layers),
-            "dictionary": code_health(item_cells["codes"][known], dictionary.sizes),
+            "dictionary": {**code_health(item_cells["codes"][known], dictionary.sizes), **told(posterior_curve)},
         },
         "left_out": left_out,
         "settings": parameters.model_dump(mode="json"),
     }
     return {**report, "promotion": promotion.verdict(report, incumbent, parameters.promotion)}
+
+
+def told(posterior_curve: dict[str, Any]) -> dict[str, float]:
+    """What stage 6 found of the posterior's probabilities on validation; nothing where it validated nothing."""
+    names = ("posterior_validation_log_likelihood", "posterior_validation_calibration_error")
+    return {name: posterior_curve[name] for name in names if name in posterior_curve}
 
 
 def some_cases(table: Any, starts_U: np.ndarray, ends_U: np.ndarray, history: Any) -> Any:

@@ -22,6 +22,7 @@ MEASURED = (
     "dictionary",
     "item_cells",
     "posterior",
+    "posterior_curve",
     "retrieval",
     "unified_merge",
     "sasrec",

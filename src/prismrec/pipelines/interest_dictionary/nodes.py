@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -185,7 +185,11 @@ def gemirec_ranker(context: Any, dictionary: Any, posterior: Any, retrieval: Any
 
 
 def _new_head(
-    context: Any, dictionary: Any, parameters: InterestDictionaryParameters, choices: dict[str, Any] | None
+    context: Any,
+    dictionary: Any,
+    parameters: InterestDictionaryParameters,
+    choices: dict[str, Any] | None,
+    variant: Literal["in_cell", "mixture"] | None = None,
 ) -> Any:
     import torch
 
@@ -200,8 +204,9 @@ def _new_head(
             settings.dropout,
             parameters.num_interests,
             dictionary.version,
-            settings.variant,
+            variant or settings.variant,
             final=choices is not None,
+            merge=settings.merge,
         )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
@@ -369,7 +374,7 @@ def train_posterior(
     import torch
 
     from prismrec.training.carry_over import carry_posterior
-    from prismrec.training.gemirec import PosteriorTask, fit_temperature
+    from prismrec.training.gemirec import PosteriorTask, cell_figures, fit_temperature
     from prismrec.training.loop import fit
 
     torch.manual_seed(parameters.seed)
@@ -382,17 +387,20 @@ def train_posterior(
     if before is not None:
         carry_posterior(before.model, posterior, before.origins)
     plan = _plan("posterior", settings.training, before, len(histories.items), choices, parameters)
-    head = _new_head(context, dictionary, parameters, choices).eval()
+    # Validated inside the cells: in the mixture an untrained head ranks as the recommender under any posterior.
+    head = _new_head(context, dictionary, parameters, choices, variant="in_cell").eval()
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
     task = PosteriorTask(ranker, data, plan.training, plan.seed, settings.horizon, plan.part)
     curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs)
+    figures = {}
     if choices is None:
         temperature = fit_temperature(ranker, data)
+        figures = {f"posterior_validation_{name}": value for name, value in cell_figures(ranker, data).items()}
     else:
         temperature = choices["posterior_temperature"]
         posterior.config = replace(posterior.config, temperature=temperature)
-    summary = {**training_summary("posterior_", curve), "posterior_temperature": temperature}
+    summary = {**training_summary("posterior_", curve), **figures, "posterior_temperature": temperature}
     summary["posterior_refreshed"] = before is not None
     return posterior, {"epochs": [r.as_dict() for r in curve], **summary}
 
@@ -465,7 +473,7 @@ def fit_unified_merge(
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the weights of HyMiRec and GemiRec in the model that unites them; return them and their figures.
 
-    Among the figures, `ndcg@10_equal_weights` is the plain ensemble's.
+    Among the figures, `ndcg@10_equal_weights` is the plain ensemble's, and `cell_…` are of the united model's cells.
 
     Args:
         choices: what a run before settled, for a final fit: then its weights stay.
@@ -479,6 +487,8 @@ def fit_unified_merge(
     if settled is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker
+    from prismrec.models.unified import UnifiedRanker
+    from prismrec.training.gemirec import cell_figures
     from prismrec.training.merging import fit_merge as fit
 
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
@@ -488,7 +498,8 @@ def fit_unified_merge(
     training = parameters.posterior.training
     data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
     fitted = fit({ranker.name: ranker for ranker in (hymirec, gemirec)}, data)
-    return fitted.merge, fitted.figures
+    said = cell_figures(UnifiedRanker(hymirec, gemirec, fitted.merge), data)
+    return fitted.merge, {**fitted.figures, **{f"cell_{name}": value for name, value in said.items()}}
 
 
 def collect_metrics(
@@ -496,11 +507,21 @@ def collect_metrics(
     dictionary_health: dict[str, Any],
     posterior_curve: dict[str, Any],
     retrieval_curve: dict[str, Any],
+    unified_merge_metrics: dict[str, float],
 ) -> dict[str, Any]:
-    """The stage's figures: dictionary version and health, best epochs of posterior and retrieval."""
+    """The stage's figures: the dictionary's version and health, best epochs, and what probabilities of cells are worth.
+
+    The last are on validation: of the posterior, and of the united model's masses (`prismrec_…`).
+    """
     curves = {**posterior_curve, **retrieval_curve}
+    masses = {
+        name.replace("cell_", "prismrec_validation_", 1): value
+        for name, value in unified_merge_metrics.items()
+        if name.startswith("cell_")
+    }
     return {
         "dictionary": dictionary.version,
         **dictionary_health,
+        **masses,
         **{name: value for name, value in curves.items() if name != "epochs"},
     }

@@ -87,7 +87,7 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
     # In no group: a group that reads reports and writes models would put kedro-viz's layers into a cycle.
     metrics = Node(
         nodes.collect_metrics,
-        ["dictionary", "dictionary_health", "posterior_curve", "retrieval_curve"],
+        ["dictionary", "dictionary_health", "posterior_curve", "retrieval_curve", "unified_merge_metrics"],
         "interest_dictionary_metrics",
         name="collect_metrics",
     )
