@@ -31,7 +31,7 @@ def test_the_card_lists_the_parameters_of_every_trained_model() -> None:
         "- text encoder: name packaged, licence Apache-2.0, weights_sha256 53aa\n",
         "- codebook: layers 2, codes 8, dim 8\n",
         "- lightweight encoder: dim 8, num_interests 3, hidden 16, kernel 3, dropout 0.0, length 50, positions 0\n",
-        "backbone_name scratch, long_from codebook, num_items 60, hidden 16, layers 1, heads 2\n",
+        "backbone_name scratch, long_from codebook, num_items 60, now True, hidden 16, layers 1, heads 2\n",
         "sizes (3, 3), hidden 16, layers 1, heads 2",
         "- sasrec: num_items 9, dim 8, layers 1",
         "- comirec: num_items 9, dim 8, num_interests 3",

@@ -10,7 +10,8 @@ guards alone decide. Our choices:
 - Cold items are few, so their guard breaks only when the upper end of the candidate's interval is below the limit,
   and not at all below MIN_CASES: the bootstrap of a few zeros is the interval [0, 0], which means nothing.
 - Distances between interests do not guard GemiRec and prismrec: theirs are centres of distinct cells, so distances
-  describe the dictionary. Whether one interest owns the lists guards every model of several.
+  describe the dictionary. They are guarded by the share of the lists that one interest owns. That guards nobody else:
+  where the next item is likeliest under what a user does now, HyMiRec's "now" owns nearly all, and rightly.
 - Coverage is counted from that of popularity in the same run: the same list for everybody has some, too.
 - Chance is what cold items have to reach where the incumbent finds none of them, or there is none.
 - The incumbent answers as its bundle would: it does not know items that came later, neither in histories nor to
@@ -39,7 +40,7 @@ from prismrec.parameters.promotion import PromotionParameters, ServedModel
 
 INCUMBENT = "incumbent"  # its row in every table
 COVERAGE = "coverage@10"
-LARGEST_SHARE = "largest_interest_share"
+COSINE, RANK, LARGEST_SHARE = "interest_cosine", "effective_rank", "largest_interest_share"
 COLD_ITEMS, COLD_RECALL, COLD_CUTOFF = "cold_items", "recall@10", 10
 MIN_CASES = 30  # a slice of fewer cases is not judged, our choice
 # What models of another version of the code may raise when they are read or used; the bundle's checksums were right.
@@ -320,24 +321,21 @@ def _guards(report: Mapping[str, Any], candidate: str, parameters: PromotionPara
 
 
 def _collapse(row: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> Iterator[dict[str, Any]]:
-    why = ""
-    if candidate in (GEMIREC, PRISMREC):
-        why = f"{candidate}'s interests are centres of distinct cells of the dictionary"
-    elif "interest_cosine" not in row:
-        why = f"{candidate} has one interest"
-    if why:
-        for guard in ("interest_cosine", "effective_rank"):
-            yield _not_applicable(guard, why)
-    else:
-        name = "mean cosine of a user's interests"
-        yield _at_most("interest_cosine", row["interest_cosine"], parameters.max_interest_cosine, name)
-        name = "mean effective rank of a user's interests"
-        yield _at_least("effective_rank", row["effective_rank"], parameters.min_effective_rank, name)
-    if LARGEST_SHARE not in row:
-        yield _not_applicable(LARGEST_SHARE, f"{candidate} has one interest")
-    else:
+    """Distances between a user's interests; where they are cells of the dictionary, how lists are shared out."""
+    if COSINE not in row:
+        for guard in (COSINE, RANK, LARGEST_SHARE):
+            yield _not_applicable(guard, f"{candidate} has one interest")
+    elif candidate in (GEMIREC, PRISMREC):
+        for guard in (COSINE, RANK):
+            yield _not_applicable(guard, f"{candidate}'s interests are centres of distinct cells of the dictionary")
         name = "mean share of the first ten items that one interest owns"
         yield _at_most(LARGEST_SHARE, row[LARGEST_SHARE], parameters.max_interest_share, name)
+    else:
+        name = "mean cosine of a user's interests"
+        yield _at_most(COSINE, row[COSINE], parameters.max_interest_cosine, name)
+        name = "mean effective rank of a user's interests"
+        yield _at_least(RANK, row[RANK], parameters.min_effective_rank, name)
+        yield _not_applicable(LARGEST_SHARE, f"{candidate}'s interests are guarded by their distances")
 
 
 def _cold_items(report: Mapping[str, Any], candidate: str, parameters: PromotionParameters) -> dict[str, Any]:

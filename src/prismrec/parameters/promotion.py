@@ -47,7 +47,7 @@ class PromotionParameters(BaseModel):
         ge=0,
         le=1,
         description="Guard against collapse: mean share of a user's first ten items that one interest owns at most "
-        "this.",
+        "this; for `gemirec` and `prismrec`.",
     )
     min_cold_recall_share: float = Field(
         ge=0,
