@@ -13,7 +13,7 @@ from html import escape
 from typing import NamedTuple
 
 BAR, LABELS, VALUES = 26, 226, 70  # height of a bar; room for labels at the left, for figures at the right
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 46  # margins of a chart with two axes
+LEFT, RIGHT, TOP, BOTTOM = 74, 16, 12, 46  # margins of a chart with two axes
 LINE, LETTER = 14, 6.6  # height of a line of text, width of a letter
 
 
