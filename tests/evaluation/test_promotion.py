@@ -72,7 +72,7 @@ def test_without_an_incumbent_the_guards_decide() -> None:
     assert found["promoted"]
     assert found["incumbent"] is found["difference"] is found["low"] is None
     assert "not applicable: there is no incumbent" in guard(found, "coverage_against_incumbent")["note"]
-    assert guard(found, "cold_recall")["limit"] == 10 / 3416
+    assert "61 cases of cold items are too few to tell from chance" in guard(found, "cold_recall")["note"]
     assert not verdict(report(incumbent=False), None, parameters(min_coverage=0.7))["promoted"]
 
 
@@ -133,10 +133,11 @@ def test_cold_items_have_to_be_found_more_often_than_by_chance(with_incumbent: b
     cold["models"]["hymirec"]["recall@10"] = [0.0, 0.0, 0.0]
     if with_incumbent:  # it does not know them
         cold["models"]["incumbent"]["recall@10"] = [0.0, 0.0, 0.0]
-    found = verdict(figures, incumbent() if with_incumbent else None, parameters())
-    assert not guard(found, "cold_recall")["kept"]
-    assert guard(found, "cold_recall")["note"].endswith("at least 0.0029, chance")
-    assert not found["promoted"]
+    for cases, judged in ((1024, False), (1025, True)):  # chance would find three of 1,025
+        cold["cases"] = cases
+        found = verdict(figures, incumbent() if with_incumbent else None, parameters())
+        assert guard(found, "cold_recall")["kept"] == found["promoted"] == (not judged)
+        assert guard(found, "cold_recall")["note"].endswith("at least 0.0029, chance") == judged
 
 
 def test_the_same_list_for_everybody_is_no_coverage() -> None:

@@ -13,7 +13,8 @@ guards alone decide. Our choices:
   describe the dictionary. They are guarded by the share of the lists that one interest owns. That guards nobody else:
   where the next item is likeliest under what a user does now, HyMiRec's "now" owns nearly all, and rightly.
 - Coverage is counted from that of popularity in the same run: the same list for everybody has some, too.
-- Chance is what cold items have to reach where the incumbent finds none of them, or there is none.
+- Chance is what cold items have to reach where the incumbent finds none of them, or there is none, and where chance
+  would find a few.
 - The incumbent answers as its bundle would: it does not know items that came later, neither in histories nor to
   recommend, and a user of whom it knows nothing gets its popular items.
 """
@@ -43,6 +44,7 @@ COVERAGE = "coverage@10"
 COSINE, RANK, LARGEST_SHARE = "interest_cosine", "effective_rank", "largest_interest_share"
 COLD_ITEMS, COLD_RECALL, COLD_CUTOFF = "cold_items", "recall@10", 10
 MIN_CASES = 30  # a slice of fewer cases is not judged, our choice
+MIN_HITS = 3  # nor compared with chance where chance would find fewer: then it finds none often enough
 # What models of another version of the code may raise when they are read or used; the bundle's checksums were right.
 OTHER_VERSION = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
@@ -349,11 +351,14 @@ def _cold_items(report: Mapping[str, Any], candidate: str, parameters: Promotion
             "cold_recall", f"{cases} cases of cold items, fewer than {MIN_CASES}, are left to chance"
         )
     value, _, high = models[candidate][COLD_RECALL]
-    limit, of = COLD_CUTOFF / report["items"], "chance"
+    chance = COLD_CUTOFF / report["items"]
+    limit, of = (chance, "chance") if chance * cases >= MIN_HITS else (0.0, "")
     if INCUMBENT in models:
         rival = parameters.min_cold_recall_share * models[INCUMBENT][COLD_RECALL][0]
         if rival > limit:
             limit, of = rival, f"{_percent(parameters.min_cold_recall_share)} of the incumbent's"
+    if not of:
+        return _not_applicable("cold_recall", f"{cases} cases of cold items are too few to tell from chance")
     return {
         "guard": "cold_recall",
         "value": value,

@@ -53,7 +53,7 @@ class PromotionParameters(BaseModel):
         ge=0,
         le=1,
         description="Guard: recall@10 of cold items at least this share of the incumbent's, and at least chance, up to "
-        "its interval; not for fewer than 30 cases.",
+        "its interval; not for too few cases.",
     )
     min_utilisation: float = Field(
         ge=0, le=1, description="Guard: every utilisation of codebook and dictionary at least this."
