@@ -78,7 +78,7 @@ def assemble_bundle(
         model_card: goes into the bundle as its README.
         previous_bundle: the incumbent; None where nothing has been packaged yet.
         parameters: whether to follow the verdict.
-        interest_labels: names of interests by their id.
+        interest_labels: names of interests by their id, with their dictionary's version.
         text_model: the text encoder, if it was trained.
         text_encoding: which text encoder it was.
         sequence_building_metrics: which kinds of events count.
