@@ -172,12 +172,12 @@ def evaluation(inputs: Inputs) -> Callable[[], Any]:
     from prismrec.models.rankers import Ranker
 
     class Nearest(Ranker):
-        """Items by their largest inner product with one of the user's vectors, as plainly as torch does it."""
+        """Items by their largest inner product with one of the user's vectors, as ComiRec-SA ranks them."""
 
         name, num_interests = "nearest", inputs.interests_UKD.shape[1]
 
         def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
-            return (inputs.interests_UKD[users_B] @ inputs.items_ND.T).amax(1)
+            return retrieval.largest_products(inputs.interests_UKD[users_B], inputs.items_ND)
 
     users, items = len(inputs.interests_UKD), len(inputs.items_ND)
     offsets = np.append(inputs.seen.starts_U.numpy(), len(inputs.seen.items_E))

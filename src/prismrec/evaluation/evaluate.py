@@ -4,7 +4,8 @@ Each ranker scores a chunk of users once; from these scores come the targets' pl
 LENGTH items of the list, where lists are wanted. Notable: scores are held for one chunk of users at a time
 (`retrieval.chunks`), so working memory is bounded whatever users × items, down to one user at a time. What is kept
 grows with the cases, places of the targets and LENGTH items a case and ranker, and is laid out before the first chunk
-(`metrics.ranking.nowhere`).
+(`metrics.ranking.nowhere`). Ranking takes a slice of the chunk at a time, on all threads: copies of a few MiB are made
+in memory that is at hand, where those of a whole chunk would wait for fresh pages longer than the work takes.
 
 Shapes: B users of a chunk, N items, T targets, C cases.
 """
@@ -20,12 +21,14 @@ from torch import Tensor
 
 from prismrec.evaluation.protocols import Cases, History
 from prismrec.metrics.ranking import TargetRanks, nowhere, rank_targets
-from prismrec.models.events import EventTable
+from prismrec.models.events import EventBatch, EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval.chunks import chunk_size
+from prismrec.retrieval.search import run_on_all_threads
 from prismrec.retrieval.topk import exclude, top_k
 
 LENGTH = 100  # items of a kept list: the largest cutoff
+SLICE = 2**20  # scores that are ranked at once on a thread: 4 MiB in float32
 
 
 class Ranked(NamedTuple):
@@ -33,6 +36,19 @@ class Ranked(NamedTuple):
 
     ranks: TargetRanks  # in the cases' order and width
     lists_CK: np.ndarray  # int32 [C, LENGTH], best first; -1 where nothing is left to recommend; [C, 0] without lists
+
+    def of(self, chunk: slice) -> Ranked:
+        """The places and lists of some of the cases, to be written to."""
+        return Ranked(TargetRanks(*(part_CT[chunk] for part_CT in self.ranks)), self.lists_CK[chunk])
+
+
+class Asked(NamedTuple):
+    """What a chunk of users has seen, and is to find."""
+
+    seen: EventBatch
+    targets_BT: Tensor
+    mask_BT: Tensor
+    recommendable_N: Tensor
 
 
 @torch.inference_mode()
@@ -69,13 +85,29 @@ def evaluate(
         users_B, ends_B = torch.as_tensor(cases.users_C[chunk]), torch.as_tensor(cases.starts_C[chunk])
         targets_BT = torch.as_tensor(cases.targets_CT[chunk])
         seen = events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
+        asked = Asked(seen, targets_BT, mask_CT[chunk], recommendable_N)
         for name, ranker in rankers.items():
-            said_BN = ranker.scores(events, users_B, ends_B)
-            scores_BN = ranker.listed(said_BN, exclude(said_BN, seen, recommendable_N))
-            found[name].ranks.put(chunk, rank_targets(scores_BN, targets_BT, mask_CT[chunk]))
-            if lists:
-                found[name].lists_CK[chunk] = _best(scores_BN, LENGTH)
+            _rank(ranker, ranker.scores(events, users_B, ends_B), asked, found[name].of(chunk))
     return found
+
+
+def _rank(ranker: Ranker, said_BN: Tensor, asked: Asked, found: Ranked) -> None:
+    """Write the targets' places, and the lists, of a chunk of users."""
+    users, items = said_BN.shape
+    size = max(min(SLICE // items, -(-users // torch.get_num_threads())), 1)
+    starts = iter(range(0, users, size))  # shared: a thread takes the next slice when it is free
+
+    @torch.inference_mode()
+    def work() -> None:
+        for start in starts:
+            part = slice(start, start + size)
+            left_BN = exclude(said_BN[part], asked.seen.of(part), asked.recommendable_N)
+            scores_BN = ranker.listed(said_BN[part], left_BN)
+            found.ranks.put(part, rank_targets(scores_BN, asked.targets_BT[part], asked.mask_BT[part]))
+            if found.lists_CK.size:
+                found.lists_CK[part] = _best(scores_BN, LENGTH)
+
+    run_on_all_threads(work, -(-users // size))
 
 
 def _best(scores_BN: Tensor, length: int) -> np.ndarray:

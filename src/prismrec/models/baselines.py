@@ -22,6 +22,7 @@ from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.models.sasrec import SASRec
 from prismrec.models.transitions import transition_counts, with_reverse
+from prismrec.retrieval.search import largest_products
 
 AGE_DECAY = 0.7  # weight of an event, per event that came after it
 MAX_AGE = 64  # 0.7^64 < 1e-9: older events change no rank
@@ -223,4 +224,4 @@ class ComiRecRanker(Ranker):
 
     def scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
         """The largest over the interests: [B, N]."""
-        return (self.interest_vectors(events, users_B, ends_B) @ self.items_ND.T).amax(1)
+        return largest_products(self.interest_vectors(events, users_B, ends_B), self.items_ND)

@@ -109,6 +109,29 @@ def search(
     return found
 
 
+def largest_products(interests_BKD: Tensor, items_ND: Tensor) -> Tensor:
+    """Every item's largest inner product with one of the user's interests: [B, N], without the [B, K, N] products."""
+    users, interests, _ = interests_BKD.shape
+    query_RD = interests_BKD.reshape(users * interests, -1)
+    size = max(PRODUCT // max(len(query_RD), 1), GROUP)
+    product = items_ND.new_empty(len(query_RD) * size)
+    scores_BN = items_ND.new_empty(users, len(items_ND))
+    for start in range(0, len(items_ND), size):
+        _largest(query_RD, items_ND[start : start + size], product, out_BM=scores_BN[:, start : start + size])
+    return scores_BN
+
+
+def _largest(query_RD: Tensor, items_MD: Tensor, product: Tensor, out_BM: Tensor) -> None:
+    """Write the largest products of a block of items to `out_BM`; `product` is scratch."""
+    users, width = out_BM.shape
+    if len(query_RD) == users:
+        torch.mm(query_RD, items_MD.T, out=out_BM)
+        return
+    product_RM = product[: len(query_RD) * width].view(-1, width)
+    torch.mm(query_RD, items_MD.T, out=product_RM)
+    torch.amax(product_RM.view(users, -1, width), 1, out=out_BM)
+
+
 def _search_chunk(interests_BKD: Tensor, seen: Seen | None, catalogue: _Catalogue, scratch: _Scratch) -> Best:
     hidden = None if seen is None else _flatten(seen)
     best: Best | None = None
@@ -153,17 +176,12 @@ def _score(interests_BKD: Tensor, catalogue: _Catalogue, panel: slice, scratch: 
         block = slice(start, min(start + size, panel.stop))
         width = block.stop - start
         scores_BM = scores_JBM[j, :, :width]
-        if interests == 1:
-            torch.mm(query_RD, catalogue.items_ND[block].T, out=scores_BM)
-        else:
-            product_RM = scratch.product[: len(query_RD) * width].view(-1, width)
-            torch.mm(query_RD, catalogue.items_ND[block].T, out=product_RM)
-            torch.amax(product_RM.view(users, interests, width), 1, out=scores_BM)
+        _largest(query_RD, catalogue.items_ND[block], scratch.product, out_BM=scores_BM)
         if catalogue.hidden_N is not None:
             scores_BM.masked_fill_(catalogue.hidden_N[block], -torch.inf)
         if width < size:
             scores_JBM[j, :, width:] = -torch.inf
-        group_maxima(scores_JBM[j], out=maxima_JBH[j])
+        group_maxima(scores_JBM[j], out_BG=maxima_JBH[j])
     return scores_JBM, maxima_JBH
 
 

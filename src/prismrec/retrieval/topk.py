@@ -32,7 +32,8 @@ class Best(NamedTuple):
 
 def exclude(scores_BN: Tensor, seen: EventBatch, recommendable_N: Tensor) -> Tensor:
     """The scores with -inf at every seen item and at items that may not be recommended; a new tensor."""
-    scores_BN = scores_BN.masked_fill(~recommendable_N, -torch.inf)
+    # Not `masked_fill`, which reads its mask once a row and takes ten times the copy.
+    scores_BN = scores_BN.clone().index_fill_(1, (~recommendable_N).nonzero()[:, 0], -torch.inf)
     if seen.items_BL.shape[1] == 0:
         return scores_BN
     # A padded place masks the row's own newest item once more, which changes nothing; a row without any event has
@@ -49,13 +50,18 @@ def top_k(scores_BN: Tensor, k: int) -> Tensor:
     k = min(k, num_items)
     if num_items < 2 * k * GROUP:  # half of the groups would be looked into: no gain
         return best_at_least(scores_BN, kth_value(scores_BN, k), k).items_Bk
-    scores_BN = F.pad(scores_BN, (0, -num_items % GROUP), value=-torch.inf)  # never chosen: k real ones come first
-    return best_of_groups(scores_BN[None], group_maxima(scores_BN)[None], k).items_Bk
+    whole = num_items // GROUP
+    scores_BGM = scores_BN[:, : whole * GROUP].reshape(-1, whole, GROUP)
+    group_Bk, threshold_B1 = _best_groups(scores_BGM.amax(2), k)
+    row_B1 = torch.arange(len(scores_BN), device=scores_BN.device)[:, None]
+    rest_BR = scores_BN[:, whole * GROUP :]  # the last items, no whole group: always looked into
+    candidates_BC = torch.cat([scores_BGM[row_B1, group_Bk].flatten(1), rest_BR], dim=1)
+    return _items(F.pad(group_Bk, (0, 1), value=whole), best_at_least(candidates_BC, threshold_B1, k)).items_Bk
 
 
-def group_maxima(scores_BN: Tensor, out: Tensor | None = None) -> Tensor:
-    """[B, G] best score of every GROUP neighbours, written to `out` where given; N is a multiple of GROUP."""
-    return torch.amax(scores_BN.view(len(scores_BN), -1, GROUP), 2, out=out)
+def group_maxima(scores_BN: Tensor, out_BG: Tensor) -> None:
+    """Write the best score of every GROUP neighbours to `out_BG`; N is a multiple of GROUP."""
+    torch.amax(scores_BN.view(len(scores_BN), -1, GROUP), 2, out=out_BG)
 
 
 def best_of_groups(scores_JBM: Tensor, maxima_JBH: Tensor, k: int) -> Best:
@@ -66,14 +72,26 @@ def best_of_groups(scores_JBM: Tensor, maxima_JBH: Tensor, k: int) -> Best:
     """
     blocks, rows, per_block = maxima_JBH.shape
     maxima_BG = maxima_JBH.transpose(0, 1).reshape(rows, blocks * per_block)
-    threshold_B1 = kth_value(maxima_BG, k)
-    chosen_BG = _trim_ties(maxima_BG, maxima_BG >= threshold_B1, threshold_B1, k)
-    group_Bk = chosen_BG.nonzero()[:, 1].view(rows, k)  # exactly k a row, by index
+    group_Bk, threshold_B1 = _best_groups(maxima_BG, k)
     row_B1 = torch.arange(rows, device=group_Bk.device)[:, None]
     place_Bk = (group_Bk // per_block * rows + row_B1) * per_block + group_Bk % per_block
     candidates_BC = scores_JBM.view(-1, GROUP).index_select(0, place_Bk.view(-1)).view(rows, k * GROUP)
-    best = best_at_least(candidates_BC, threshold_B1, k)  # the k maxima are among them, and reach the threshold
-    return Best(group_Bk.gather(1, best.items_Bk // GROUP) * GROUP + best.items_Bk % GROUP, best.scores_Bk)
+    return _items(group_Bk, best_at_least(candidates_BC, threshold_B1, k))
+
+
+def _best_groups(maxima_BG: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k groups of every row that have the best maxima, by index, and the least of these maxima: [B, k], [B, 1].
+
+    At least k items of the chosen groups reach it: the maxima.
+    """
+    threshold_B1 = kth_value(maxima_BG, k)
+    chosen_BG = _trim_ties(maxima_BG, maxima_BG >= threshold_B1, threshold_B1, k)
+    return chosen_BG.nonzero()[:, 1].view(-1, k), threshold_B1
+
+
+def _items(groups_BG: Tensor, best: Best) -> Best:
+    """The best of some groups' items, whose columns become item indices."""
+    return Best(groups_BG.gather(1, best.items_Bk // GROUP) * GROUP + best.items_Bk % GROUP, best.scores_Bk)
 
 
 def best_at_least(scores_BN: Tensor, threshold_B1: Tensor, k: int) -> Best:
