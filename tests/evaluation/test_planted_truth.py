@@ -1,4 +1,4 @@
-"""The instrument on the demo, a world whose law is known: an oracle reaches the ceiling, and shuffled it gets chance."""
+"""The instrument on the demo, a world whose law is known: an oracle gets to the ceiling, shuffled it gets chance."""
 
 import numpy as np
 import pytest
