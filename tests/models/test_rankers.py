@@ -77,10 +77,11 @@ def gemirec(head_dictionary: str = "v1", **sizes: int) -> GemiRecRanker:
 
 
 def unified(hymirec: float = 0.9, gemirec_weight: float = 0.3, **sizes: int) -> UnifiedRanker:
-    """HyMiRec and GemiRec with these weights; the posterior with other `sizes`."""
-    merge = Merge(MergeConfig(("hymirec", "gemirec")))
-    merge.timed_M.copy_(torch.tensor([hymirec, gemirec_weight]))
-    merge.timeless_M.copy_(merge.timed_M)
+    """HyMiRec's members, all of them times `hymirec`, and GemiRec; the posterior with other `sizes`."""
+    alone = merged().pool.merge
+    merge = alone.widened((*alone.config.members, "gemirec"))
+    for weights_M in (merge.timed_M, merge.timeless_M):
+        weights_M.mul_(hymirec)[-1] = gemirec_weight
     return UnifiedRanker(merged(), gemirec(**sizes), merge)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from models.small import NUM_ITEMS, event_table
 from models.test_rankers import CELLS, LENGTHS, RECOMMENDABLE, gemirec, merged, of_user, unified
+from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.posterior import Knobs
 from prismrec.models.unified import UnifiedRanker
 
@@ -18,6 +19,16 @@ def test_scores_are_the_weighted_sum_of_both_papers_models() -> None:
     expected = 0.9 * merged().scores(EVENTS, USERS, ENDS) + 0.3 * gemirec().scores(EVENTS, USERS, ENDS)
     expected = expected.masked_fill(~RECOMMENDABLE, -torch.inf).log_softmax(1)
     torch.testing.assert_close(unified().scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_of_hymirec_as_a_whole_which_releases_before_fitted_still_rank() -> None:
+    merge = Merge(MergeConfig(("hymirec", "gemirec")))
+    for weights_M in (merge.timed_M, merge.timeless_M):
+        weights_M.copy_(torch.tensor([0.9, 0.3]))
+    before = UnifiedRanker(merged(), gemirec(), merge)
+    expected = unified().scores(EVENTS, USERS, ENDS)
+    torch.testing.assert_close(before.scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -184,7 +184,7 @@ def _cell_dim(dictionary: InterestDictionary) -> int:
 
 
 def _unified_merge() -> Merge:
-    merge = Merge(MergeConfig(("hymirec", "gemirec")))
-    merge.timed_M.copy_(torch.tensor([0.9, 0.2]))
-    merge.timeless_M.copy_(torch.tensor([0.8, 0.3]))
-    return merge.eval()
+    hymirec = _merge()
+    merge = hymirec.widened((*hymirec.config.members, "gemirec"))
+    merge.timed_M[-1], merge.timeless_M[-1] = 0.2, 0.3
+    return merge

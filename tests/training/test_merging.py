@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from models.test_rankers import RECOMMENDABLE, gemirec, merged
 from prismrec.models.events import UNKNOWN_GAP, EventTable
+from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.rankers import Ranker
 from prismrec.training import merging
 from prismrec.training.merging import fit_merge
@@ -104,6 +106,23 @@ def test_a_constant_member_changes_nothing() -> None:
         fit_merge(members, WALKS.data()) for members in ({"right": right()}, {"right": right(), "constant": constant})
     )
     assert both.figures["ndcg@10"] == alone.figures["ndcg@10"]
+
+
+def test_rivals_stay_where_they_rank_better() -> None:
+    """What the climb finds is kept against worse weights, and gives way to better ones; both are among the figures."""
+    members = {"right": right(), "noise": noise(0)}
+    names, found = tuple(members), fit_merge(members, WALKS.data())
+    worse = Merge(MergeConfig(names))
+    worse.timed_M[1] = worse.timeless_M[1] = 1.0
+    against_worse = fit_merge(members, WALKS.data(), {"worse": worse})
+    assert against_worse.merge.weights() == found.merge.weights()
+    assert against_worse.figures["ndcg@10_worse"] < against_worse.figures["ndcg@10"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merging, "_climb", lambda likely_M, cases: worse.timed_M)
+        against_better = fit_merge(members, WALKS.data(), {"better": found.merge})
+    for name, weight in found.merge.weights().items():
+        assert against_better.merge.weights()[name] == pytest.approx(weight, rel=1e-2)
+    assert against_better.figures["ndcg@10"] == against_better.figures["ndcg@10_better"] == found.figures["ndcg@10"]
 
 
 def test_fewer_cases_are_looked_at_where_all_do_not_fit(monkeypatch) -> None:

@@ -56,6 +56,14 @@ class Merge(SavedModule):
         for name in ("timed_M", "timeless_M"):
             self.register_buffer(name, torch.zeros(len(config.members), dtype=torch.float64))
 
+    def widened(self, members: tuple[str, ...]) -> Merge:
+        """The same weights among more members, which get none."""
+        wider = Merge(MergeConfig(members))
+        for m, name in enumerate(self.config.members):
+            wider.timed_M[members.index(name)] = self.timed_M[m]
+            wider.timeless_M[members.index(name)] = self.timeless_M[m]
+        return wider.eval()
+
     def weights(self) -> dict[str, float]:
         """Weight of each member by its name, and by its name with `_time_free` where times are unknown."""
         members = self.config.members

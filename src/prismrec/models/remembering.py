@@ -1,8 +1,8 @@
 """One pass of a model for all that rests on it.
 
-HyMiRec's merge asks its members for their scores, the unified model asks HyMiRec and GemiRec, and both ask the LLM
-recommender for its states. The evaluation ranks all of them chunk by chunk, a request asks for one user: either way it
-is enough to remember the answer to the last question.
+HyMiRec's merge asks its members for their scores, the unified model asks them and GemiRec, and GemiRec asks the LLM
+recommender for its states, as refined interests do. The evaluation ranks all of them chunk by chunk, a request asks for
+one user: either way it is enough to remember the answer to the last question.
 
 Only for models that no longer learn: an answer is not computed anew because a weight has changed.
 """

@@ -1,9 +1,10 @@
 """One model for both papers: HyMiRec and GemiRec on one forward pass, merged on one scale (our choice).
 
-    score(i | u) = w_h · hymirec(i | u) + w_g · log P(i | u),    P(i | u) = P(m_i | u) P(i | u, m_i) of GemiRec
+    score(i | u) = Σ_m w_m · member_m(i | u) + w_g · log P(i | u),    P(i | u) = P(m_i | u) P(i | u, m_i) of GemiRec
 
-The LLM recommender's states are the user context of both, so the second costs no second pass of the decoder. The two
-weights are fitted on validation events like those of HyMiRec's own merge.
+GemiRec is one more member of HyMiRec's pool, and all weights are fitted at once, on validation events like those of
+HyMiRec's own merge. The LLM recommender's states are the user context of both, so GemiRec costs no second pass of the
+decoder.
 
 Its interests are the dictionary's: every item lies in exactly one cell, so the pooled distribution over items is a
 distribution over cells too, which have names and keep their ids from version to version. What the service's knobs do
@@ -26,13 +27,13 @@ from prismrec.models.rankers import GEMIREC, HYMIREC, PRISMREC, Ranker
 
 
 class UnifiedRanker(CellRanker):
-    """HyMiRec's and GemiRec's scores pooled, told apart by the dictionary's cells.
+    """The scores of HyMiRec's members and of GemiRec pooled, told apart by the dictionary's cells.
 
     Args:
         hymirec: HyMiRec ready to rank.
         gemirec: GemiRec ready to rank; its dictionary gives the interests. Where both rest on one recommender that
             remembers its states (`remembering.py`), its decoder runs once.
-        merge: the weights of the two.
+        merge: the weights of HyMiRec's members and of GemiRec; or, as releases before fitted them, of the two.
     """
 
     name = PRISMREC
@@ -40,7 +41,8 @@ class UnifiedRanker(CellRanker):
     def __init__(self, hymirec: MergedRanker, gemirec: GemiRecRanker, merge: Merge) -> None:
         head = gemirec.head.config
         super().__init__(gemirec.table, gemirec.context.items_ND, gemirec.label, head.dictionary, head.num_interests)
-        self.pool: Ranker = Pool(PRISMREC, {HYMIREC: hymirec, GEMIREC: gemirec}, merge)
+        others = {HYMIREC: hymirec} if HYMIREC in merge.config.members else hymirec.pool.members
+        self.pool: Ranker = Pool(PRISMREC, {**others, GEMIREC: gemirec}, merge)
 
     @property
     def held(self) -> int:

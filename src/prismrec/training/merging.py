@@ -55,16 +55,25 @@ class Fitted(NamedTuple):
     figures: dict[str, float]
 
 
-def fit_merge(members: Mapping[str, Ranker], data: TrainingData) -> Fitted:
-    """Weights of the members that rank the validation events best, with their times and without."""
+def fit_merge(members: Mapping[str, Ranker], data: TrainingData, rivals: Mapping[str, Merge] | None = None) -> Fitted:
+    """Weights of the members that rank the validation events best, with their times and without.
+
+    Args:
+        rivals: other weights of these members, by name; they stay where they rank better than what the fit finds.
+    """
+    rivals = rivals or {}
     merge = Merge(MergeConfig(tuple(members)))
     figures: dict[str, float] = {}
     timeless = data.events.without_times(np.ones(len(data.events), dtype=bool))
-    for weights_M, events, suffix in ((merge.timed_M, data.events, ""), (merge.timeless_M, timeless, "_time_free")):
+    for buffer, events, suffix in (("timed_M", data.events, ""), ("timeless_M", timeless, "_time_free")):
         cases = _cases(members, data, events)
         likely_M = _most_likely(cases)
-        weights_M.copy_(_calibrated(_climb(likely_M, cases), cases))
-        figures |= {f"{name}{suffix}": value for name, value in _figures(members, weights_M, likely_M, cases).items()}
+        tried = {"climbed": _climb(likely_M, cases), **{name: getattr(rival, buffer) for name, rival in rivals.items()}}
+        ranked = {name: _ndcg(weights_M, cases) for name, weights_M in tried.items()}
+        weights_M = _calibrated(tried[max(ranked, key=lambda name: ranked[name])], cases)  # of equals the climbed
+        getattr(merge, buffer).copy_(weights_M)
+        found = _figures(members, weights_M, likely_M, cases) | {f"ndcg@10_{name}": ranked[name] for name in rivals}
+        figures |= {f"{name}{suffix}": value for name, value in found.items()}
     return Fitted(merge.eval(), figures | {f"weight_{name}": weight for name, weight in merge.weights().items()})
 
 

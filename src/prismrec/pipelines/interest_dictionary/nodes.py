@@ -471,33 +471,41 @@ def fit_unified_merge(
     posterior_curve: dict[str, Any] | None = None,
     previous_unified_merge: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Fit the weights of HyMiRec and GemiRec in the model that unites them; return them and their figures.
+    """Fit the weights of HyMiRec's members and GemiRec in the model that unites them; return them and their figures.
 
-    Among the figures, `ndcg@10_equal_weights` is the plain ensemble's, and `cell_…` are of the united model's cells.
+    Among the figures, `ndcg@10_hymirec` and `ndcg@10_plain_ensemble` are of HyMiRec as it is, alone and with GemiRec at
+    equal weights, and `cell_…` of the united model's cells.
 
     Args:
         choices: what a run before settled, for a final fit: then its weights stay.
         posterior_curve, previous_unified_merge: where the posterior went on from the previous one, the weights stay.
     """
-    from prismrec.models.rankers import GEMIREC, HYMIREC
+    from prismrec.models.rankers import GEMIREC
 
-    settled = settled_merge(choices, "unified_merge", dict.fromkeys((HYMIREC, GEMIREC)))
-    if settled is None and posterior_curve is not None and posterior_curve["posterior_refreshed"]:
+    settled = None
+    if choices is not None:
+        settled = settled_merge(choices, "unified_merge", dict.fromkeys((*merge.config.members, GEMIREC)))
+    elif posterior_curve is not None and posterior_curve["posterior_refreshed"]:
         settled = _load_if_there(previous_unified_merge)
     if settled is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker
+    from prismrec.models.remembering import remembering
     from prismrec.models.unified import UnifiedRanker
     from prismrec.training.gemirec import cell_figures
     from prismrec.training.merging import fit_merge as fit
 
-    context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
+    context = remembering(recommender_ranker(recommender, codebook, item_codes, item_vectors), "state")
     members = merge_members(context, lightweight_encoder, training_counted)
     hymirec = MergedRanker(members, merge, context.recommendable_N)
     gemirec = gemirec_ranker(context, dictionary, posterior, retrieval, item_cells)
     training = parameters.posterior.training
     data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
-    fitted = fit({ranker.name: ranker for ranker in (hymirec, gemirec)}, data)
+    every = {**members, GEMIREC: gemirec}
+    alone, ensemble = merge.widened(tuple(every)), merge.widened(tuple(every))
+    for weights_M in (ensemble.timed_M, ensemble.timeless_M):
+        weights_M[-1] = 1.0
+    fitted = fit(every, data, {"hymirec": alone, "plain_ensemble": ensemble})
     said = cell_figures(UnifiedRanker(hymirec, gemirec, fitted.merge), data)
     return fitted.merge, {**fitted.figures, **{f"cell_{name}": value for name, value in said.items()}}
 
