@@ -42,7 +42,7 @@ class Ranked(NamedTuple):
         return Ranked(TargetRanks(*(part_CT[chunk] for part_CT in self.ranks)), self.lists_CK[chunk])
 
 
-class Asked(NamedTuple):
+class _Asked(NamedTuple):
     """What a chunk of users has seen, and is to find."""
 
     seen: EventBatch
@@ -85,13 +85,13 @@ def evaluate(
         users_B, ends_B = torch.as_tensor(cases.users_C[chunk]), torch.as_tensor(cases.starts_C[chunk])
         targets_BT = torch.as_tensor(cases.targets_CT[chunk])
         seen = events.cut(users_B, torch.zeros_like(ends_B) if history == "filtered" else ends_B, ends_B)
-        asked = Asked(seen, targets_BT, mask_CT[chunk], recommendable_N)
+        asked = _Asked(seen, targets_BT, mask_CT[chunk], recommendable_N)
         for name, ranker in rankers.items():
             _rank(ranker, ranker.scores(events, users_B, ends_B), asked, found[name].of(chunk))
     return found
 
 
-def _rank(ranker: Ranker, said_BN: Tensor, asked: Asked, found: Ranked) -> None:
+def _rank(ranker: Ranker, said_BN: Tensor, asked: _Asked, found: Ranked) -> None:
     """Write the targets' places, and the lists, of a chunk of users."""
     users, items = said_BN.shape
     size = max(min(SLICE // items, -(-users // torch.get_num_threads())), 1)
