@@ -22,16 +22,17 @@ from benchmarks.peers.cells import cell_path, write_cell
 from benchmarks.peers.exchange import LIST_LENGTH, Exchange, read_exchange
 from benchmarks.peers.measure import machine, measured
 from benchmarks.peers.prepare import PROJECT, open_environment
+from benchmarks.peers.registry import TRAIN_ONLY
 from prismrec import __version__
 from prismrec.artifacts.stage_record import RECORDS
 from prismrec.data.histories import SplitPoints
 from prismrec.evaluation.comparison import Row
+from prismrec.evaluation.evaluate import evaluate
+from prismrec.evaluation.protocols import Cases
 from prismrec.parameters.evaluation import EvaluationParameters
 from prismrec.pipelines.evaluation import nodes
 from prismrec.pipelines.inputs import event_table
-from prismrec.retrieval.topk import exclude, top_k
 
-CHUNK = 128  # users ranked at once
 ENCODER = ("lightweight_encoder",)
 HYMIREC = (*ENCODER, "codebook", "llm_recommender")
 UNTUNED = "hymirec_untuned"  # the row of `benchmarks.peers.untuned`
@@ -50,75 +51,81 @@ MODELS = (
     "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "counted", "merge",
     "dictionary", "item_cells", "posterior", "retrieval", "unified_merge",
 )  # fmt: skip
-# Rows that one node of a stage trains.
+# Rows that single nodes train, or fit.
+_SASREC, _COUNTED = ("evaluation", "train_sasrec"), ("llm_recommender", "fit_merge")
 NODES = {
-    "sasrec": ("evaluation", "train_sasrec"),
-    "sasrec_transitions": ("evaluation", "train_sasrec"),  # its merge takes seconds
-    "comirec": ("evaluation", "train_comirec"),
-    "linear_transitions": ("llm_recommender", "fit_merge"),
+    "sasrec": (_SASREC,),
+    "sasrec_transitions": (_SASREC, _COUNTED, ("evaluation", "merge_sasrec")),
+    "comirec": (("evaluation", "train_comirec"),),
+    "linear_transitions": (_COUNTED,),
 }
-# How our own settings were chosen: so many tried on validation, each within so many seconds of wall clock on two cores
-# (the trained stages that a row needs, 1,200 s each; a SASRec on ML-1M ran 2,670 s, sharing the cores). A setting of
-# the linear transitions, tried in a minute, counts like any other. Data sets that are not named take the settings as
-# they stand: one trial. Keep these counts true when you tune.
-TUNED: dict[str, dict[str, tuple[int, int]]] = {
+# How many settings were tried on validation for a row, those of all that it rests on among them; a setting of the
+# linear transitions, tried in a minute, counts like any other. Each is booked with the seconds of one core that the
+# kept setting trained. Data sets that are not named take the settings as they stand: one trial. Keep these counts true
+# when you tune.
+TUNED: dict[str, dict[str, int]] = {
     "ml1m": {
-        "sasrec": (2, 2700),
-        "sasrec_transitions": (17, 2700),
-        "comirec": (3, 1200),
-        "lightweight_encoder": (3, 1200),
-        "llm_recommender": (6, 2400),
-        "linear_transitions": (15, 150),
-        "hymirec": (21, 2400),
-        "gemirec": (2, 3600),
-        "prismrec": (2, 3600),
-        "plain_ensemble": (2, 3600),
+        "sasrec": 2,
+        "sasrec_transitions": 17,
+        "comirec": 3,
+        "lightweight_encoder": 3,
+        "llm_recommender": 6,
+        "linear_transitions": 15,
+        "hymirec": 21,
+        "gemirec": 8,
+        "prismrec": 23,
+        "plain_ensemble": 23,
     },
     "beauty": {
-        "sasrec": (17, 1200),
-        "sasrec_transitions": (27, 1200),
-        "comirec": (2, 1200),
-        "lightweight_encoder": (9, 1200),
-        "llm_recommender": (8, 2400),
-        "linear_transitions": (10, 300),
-        "hymirec": (22, 2400),
-        "gemirec": (2, 3600),
-        "prismrec": (2, 3600),
-        "plain_ensemble": (2, 3600),
+        "sasrec": 17,
+        "sasrec_transitions": 27,
+        "comirec": 2,
+        "lightweight_encoder": 9,
+        "llm_recommender": 8,
+        "linear_transitions": 10,
+        "hymirec": 22,
+        "gemirec": 10,
+        "prismrec": 24,
+        "plain_ensemble": 24,
     },
     "steam": {
-        "sasrec": (4, 300),
-        "sasrec_transitions": (31, 300),
-        "comirec": (1, 300),
-        "lightweight_encoder": (2, 300),
-        "llm_recommender": (1, 600),
-        "linear_transitions": (27, 60),
-        "hymirec": (40, 600),
-        "gemirec": (1, 900),
-        "prismrec": (1, 900),
-        "plain_ensemble": (1, 900),
+        "sasrec": 4,
+        "sasrec_transitions": 31,
+        "comirec": 1,
+        "lightweight_encoder": 2,
+        "llm_recommender": 1,
+        "linear_transitions": 27,
+        "hymirec": 40,
+        "gemirec": 1,
+        "prismrec": 40,
+        "plain_ensemble": 40,
     },
 }
-TRAINED = "prismrec: training events; baselines that are counted: everything before the target"
+LEARNED = ("lightweight_encoder", "llm_recommender", "gemirec", "sasrec", "comirec", UNTUNED)
+POOLED = ("hymirec", "prismrec", "plain_ensemble", "sasrec_transitions")
+COUNTS_ALL = "networks: training events; transitions and recency beside them: everything before the target"
+COUNTED_ROW = "everything before the target"
 
 
-@torch.inference_mode()
+def trains_on(row: str) -> str:
+    """Which events a row of ours learns from."""
+    name = row.removesuffix("_time_free")
+    return TRAIN_ONLY if name in LEARNED else COUNTS_ALL if name in POOLED else COUNTED_ROW
+
+
 def row_lists(row: Row, exchange: Exchange, num_items: int) -> np.ndarray:
     """[U, 100] lists of one row, in the exchange's item numbers."""
     recommendable_N = torch.zeros(num_items, dtype=torch.bool)
     recommendable_N[torch.from_numpy(exchange.item_index_N.astype(np.int64))] = True
-    place_N = np.full(num_items, -1, np.int32)
+    place_N = np.full(num_items + 1, -1, np.int32)  # the last one is for -1, where a list has ended
     place_N[exchange.item_index_N] = np.arange(exchange.num_items, dtype=np.int32)
-    lists_UK = np.full((exchange.num_users, LIST_LENGTH), -1, np.int32)
-    order = np.argsort(exchange.test_U, kind="stable")
-    for start in range(0, len(order), CHUNK):
-        users = order[start : start + CHUNK]
-        users_B, ends_B = torch.from_numpy(users), torch.from_numpy(exchange.test_U[users].astype(np.int64))
-        seen = row.events.cut(users_B, torch.zeros_like(ends_B), ends_B)
-        scores_BN = exclude(row.ranker.scores(row.events, users_B, ends_B), seen, recommendable_N)
-        best_BK = top_k(scores_BN, LIST_LENGTH)
-        listed_BK = torch.where(scores_BN.gather(1, best_BK) == -torch.inf, -1, best_BK).numpy()
-        lists_UK[users, : listed_BK.shape[1]] = np.where(listed_BK >= 0, place_N[listed_BK], -1)
+    users_C = np.argsort(exchange.test_U, kind="stable")  # histories of one length together
+    targets_C1 = exchange.item_index_N[exchange.targets(exchange.test_U)[users_C]].astype(np.int64)[:, None]
+    found = np.ones_like(targets_C1, dtype=bool)
+    cases = Cases(users_C, exchange.test_U[users_C].astype(np.int64), targets_C1, found, 0, 0, 0)
+    ranked = evaluate({row.label: row.ranker}, row.events, cases, recommendable_N, "filtered")[row.label]
+    lists_UK = np.empty((exchange.num_users, LIST_LENGTH), np.int32)
+    lists_UK[users_C] = place_N[ranked.lists_CK]
     return lists_UK
 
 
@@ -132,12 +139,21 @@ def training_cost(workspace: Path, row: str) -> dict[str, float | None]:
             seconds = round(sum(seconds for seconds, _ in costs), 2)
             return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(peak for _, peak in costs)}
     if name in NODES:
-        stage, node = NODES[name]
-        for run in reversed(_runs(workspace, stage)):  # a stage's nodes may have run one by one
-            seconds = run.get("node_seconds", {}).get(node)  # older records have none
-            if seconds is not None:
-                return {"seconds": seconds, "cpu_seconds": None, "peak_mb": run["peak_rss_mb"]}
+        costs = [_latest_of(_runs(workspace, stage), node) for stage, node in NODES[name]]
+        known = [cost for cost in costs if cost is not None]
+        if len(known) == len(costs):
+            seconds = round(sum(seconds for seconds, _ in known), 2)
+            return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(peak for _, peak in known)}
     return {"seconds": None, "cpu_seconds": None, "peak_mb": None}
+
+
+def _latest_of(runs: list[dict[str, Any]], node: str) -> tuple[float, float] | None:
+    """Seconds of a node when it last ran, and that run's peak; None in older records, which have none."""
+    for run in reversed(runs):  # a stage's nodes may have run one by one
+        seconds = run.get("node_seconds", {}).get(node)
+        if seconds is not None:
+            return seconds, run["peak_rss_mb"]
+    return None
 
 
 def _latest(runs: list[dict[str, Any]]) -> tuple[float, float]:
@@ -152,9 +168,9 @@ def _latest(runs: list[dict[str, Any]]) -> tuple[float, float]:
     return seconds, peak
 
 
-def tuning_budget(data_set: str, row: str) -> tuple[int, float | None]:
-    """How many settings were tried for a row, and the seconds each had; one and None for what was not tuned."""
-    return TUNED.get(data_set, {}).get(row.removesuffix("_time_free"), (1, None))
+def trials_of(data_set: str, row: str) -> int:
+    """How many settings were tried for a row; one where it was not tuned."""
+    return TUNED.get(data_set, {}).get(row.removesuffix("_time_free"), 1)
 
 
 def _runs(workspace: Path, stage: str) -> list[dict[str, Any]]:
@@ -178,9 +194,6 @@ def write_rows(
     for name, row in rows.items():
         lists_UK, cost = measured(lambda row=row: row_lists(row, exchange, num_items))
         training = training_cost(workspace, name)
-        trials, seconds = tuning_budget(exchange.about["name"], name)
-        if name.startswith(UNTUNED):
-            seconds = training["seconds"]  # nothing but this training was tried
         cell = {
             "data_set": exchange.about["name"],
             "title": exchange.about["title"],
@@ -191,10 +204,10 @@ def write_rows(
             "label": f"**prismrec {row.label}**" if row.family == "prismrec" else f"prismrec's {row.label}",
             "family": row.family,
             "time": row.time,
-            "trains_on": TRAINED,
+            "trains_on": trains_on(name),
             "seed": seed,
-            "trials": trials,
-            "budget_seconds": seconds,
+            "trials": trials_of(exchange.about["name"], name),
+            "budget_seconds": training["seconds"],
             "epochs": None,
             "package": {"prismrec": __version__},
             "machine": {**machine(), "torch": torch.__version__, "numpy": np.__version__},

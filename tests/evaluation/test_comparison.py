@@ -238,6 +238,27 @@ def test_spread_and_curve_are_computed_within_what_a_ranker_holds(monkeypatch: p
     )
 
 
+@pytest.mark.parametrize("others", [1, 3])
+def test_a_member_of_one_interest_has_no_pair_but_shares_the_overlap(parts: tuple[Part, Facts], others: int) -> None:
+    """Rank and cosine are of the members with several interests; where none has any, there are none."""
+    part, facts = parts
+
+    class Told(Scripted):
+        """A member with vectors and items of its own."""
+
+        def __init__(self, interests: int) -> None:
+            super().__init__("told", torch.randn(USERS, interests, ITEMS), torch.randn(USERS, interests, DIM))
+            self.items_ND = torch.randn(ITEMS, DIM)
+
+    class Pooled(Told):
+        tellers = property(lambda self: [Told(1), Told(others)])
+
+    events = next(iter(part.rows.values())).events
+    found = comparison.interest_values({"pool": row(Pooled(4), events)}, part.cases, facts.recommendable_N, "filtered")
+    assert ("effective_rank" in found["pool"]) == ("interest_cosine" in found["pool"]) == (others > 1)
+    assert f"interest_jaccard@{comparison.NEAREST}" in found["pool"]
+
+
 def test_the_curve_follows_the_number_of_interests(parts: tuple[Part, Facts]) -> None:
     part, facts = parts
     curve = comparison.figures(VALIDATION, part, facts, SETTINGS)["interest_curve"]

@@ -1,7 +1,9 @@
 """Full ranking of cases: against a plain loop, under both history rules, in chunks of bounded size."""
 
+import importlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ from prismrec.metrics.ranking import NEVER, per_user_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.rankers import Ranker
 from prismrec.retrieval import chunks
+
+module = importlib.import_module("prismrec.evaluation.evaluate")  # the package has a function of this name
 
 
 class TableRanker(Ranker):
@@ -91,11 +95,26 @@ def test_places_and_lists_go_by_the_rankers_own_order() -> None:
     assert np.array_equal(found["turned"].lists_CK, found["expected"].lists_CK)
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's threads, and puts them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("history", ["filtered", "kept"])
+@pytest.mark.parametrize("number", [1, 3])
 def test_places_and_lists_are_those_of_a_loop(
-    history: Literal["filtered", "kept"], monkeypatch: pytest.MonkeyPatch
+    history: Literal["filtered", "kept"],
+    number: int,
+    threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Chunks of seven users, ranked two at a time on each of so many threads."""
+    threads(number)
     monkeypatch.setattr(chunks, "MOST_USERS", 7)
+    monkeypatch.setattr(module, "SLICE", 2 * 30)
     events, cases, recommendable = world(history=history)
     ranker = TableRanker(torch.randint(0, 9, (50, 30), generator=torch.Generator().manual_seed(0)).float())
     ranks, lists = evaluate({"table": ranker}, events, cases, recommendable, history)["table"]
@@ -112,6 +131,15 @@ def test_places_and_lists_are_those_of_a_loop(
             assert ranks.higher_CT[case, place] == sum(score > scores[target] for score in scores.values())
             assert ranks.tied_CT[case, place] == sum(score == scores[target] for score in scores.values())
     assert torch.equal(ranks.mask_CT, torch.from_numpy(cases.mask_CT))
+
+
+def test_a_score_that_is_no_number_is_refused_on_every_thread(threads: Callable[[int], None]) -> None:
+    threads(3)
+    events, cases, recommendable = world()
+    scores = torch.randn(50, 30)
+    scores[17, 3] = torch.nan
+    with pytest.raises(AssertionError, match="NaN"):
+        evaluate({"table": TableRanker(scores)}, events, cases, recommendable, "kept")
 
 
 def test_without_lists_places_are_the_same() -> None:

@@ -162,7 +162,10 @@ def test_distances_do_not_guard_cells_of_a_dictionary_but_their_shares_do() -> N
 
 def test_collapse_does_not_apply_to_one_interest() -> None:
     found = verdict(report(), incumbent(), parameters(model="popularity"))
-    assert guard(found, "interest_cosine")["note"] == "not applicable: popularity has one interest"
+    assert (
+        guard(found, "interest_cosine")["note"]
+        == "not applicable: popularity tells no two interests apart in one space"
+    )
     assert not found["promoted"]
 
 

@@ -149,7 +149,7 @@ def test_a_list_is_shared_out_among_its_owners() -> None:
     assert found["largest_interest_share"].tolist() == [0.75, 1.0, 0.25]
 
 
-def test_overlap_of_interests_by_hand() -> None:
+def test_overlap_of_interests_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     items = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9], [0.0, 1.0], [2.0, 2.0]])
     users = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
     known = torch.tensor([True] * 5 + [False])  # the last would be nearest to all
@@ -161,3 +161,5 @@ def test_overlap_of_interests_by_hand() -> None:
     assert torch.equal(interests.interest_jaccard(swapped, known, 3), found)
     near = interests.interest_jaccard([(users, items)], known, 50)
     assert near.tolist() == [1.0, 1.0], "all items are near then"
+    monkeypatch.setattr(interests, "HELD", 1)  # one user at a time
+    assert torch.equal(interests.interest_jaccard([(users, items)], known, 3), found)

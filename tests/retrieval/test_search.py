@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prismrec.retrieval import search as module
 from prismrec.retrieval import topk
-from prismrec.retrieval.search import Seen, search
+from prismrec.retrieval.search import Seen, largest_products, search
 
 
 @pytest.fixture
@@ -128,3 +128,12 @@ def test_the_lists_do_not_depend_on_the_number_of_threads() -> None:
         torch.set_num_threads(before)
     assert torch.equal(found[0].scores_Bk, found[1].scores_Bk)
     assert torch.equal(found[0].items_Bk, found[1].items_Bk)
+
+
+@pytest.mark.parametrize(("users", "interests", "items"), [(5, 3, 1000), (128, 4, 700), (7, 1, 130), (0, 4, 50)])
+def test_largest_products_are_those_of_all_interests(users: int, interests: int, items: int) -> None:
+    random = torch.Generator().manual_seed(users)
+    interests_UKD = torch.randn(users, interests, 16, generator=random)
+    items_ND = torch.randn(items, 16, generator=random)
+    expected = (interests_UKD @ items_ND.T).amax(1)
+    torch.testing.assert_close(largest_products(interests_UKD, items_ND), expected)

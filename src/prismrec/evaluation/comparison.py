@@ -187,9 +187,9 @@ def interest_values(
     """How far the users' interests lie apart, and how their lists share them out: [C] each, by row.
 
     Effective rank and mean pairwise cosine of the vectors, overlap of the items nearest to them; where members of a
-    merge have interests in spaces of their own, those of the member that lie closest together. Of a served model also
-    how many interests the first ten items belong to, each item to the interest that wants it most, and the largest
-    share of one. Models of one interest are left out.
+    merge have interests in spaces of their own, those of the member that lie closest together, of members with
+    several. Of a served model also how many interests the first ten items belong to, each item to the interest that
+    wants it most, and the largest share of one. Models of one interest are left out.
     """
     several = {name: row for name, row in rows.items() if row.ranker.num_interests > 1}
     values: dict[str, dict[str, list[Tensor]]] = {name: {} for name in several}
@@ -207,11 +207,11 @@ def interest_values(
                     told_BKD = teller.interest_vectors(events, users_B, ends_B)
                     assert told_BKD is not None, "a model of several interests has their vectors"
                     spaces.append((told_BKD, teller.items_ND))
-                found = {
-                    "effective_rank": torch.stack([effective_rank(told_BKD) for told_BKD, _ in spaces]).amin(0),
-                    "interest_cosine": torch.stack([interest_cosine(told_BKD) for told_BKD, _ in spaces]).amax(0),
-                    f"interest_jaccard@{NEAREST}": interest_jaccard(spaces, recommendable_N, NEAREST),
-                }
+                found = {}
+                if pairs := [told_BKD for told_BKD, _ in spaces if told_BKD.shape[1] > 1]:
+                    found["effective_rank"] = torch.stack([effective_rank(told_BKD) for told_BKD in pairs]).amin(0)
+                    found["interest_cosine"] = torch.stack([interest_cosine(told_BKD) for told_BKD in pairs]).amax(0)
+                found[f"interest_jaccard@{NEAREST}"] = interest_jaccard(spaces, recommendable_N, NEAREST)
                 if isinstance(ranker, ServedRanker):
                     claims = ranker.claims(events, users_B, ends_B)
                     left_BN = exclude(claims.scores_BN, seen, recommendable_N)

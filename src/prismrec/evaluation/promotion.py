@@ -326,7 +326,7 @@ def _collapse(row: Mapping[str, Any], candidate: str, parameters: PromotionParam
     """Distances between a user's interests; where they are cells of the dictionary, how lists are shared out."""
     if COSINE not in row:
         for guard in (COSINE, RANK, LARGEST_SHARE):
-            yield _not_applicable(guard, f"{candidate} has one interest")
+            yield _not_applicable(guard, f"{candidate} tells no two interests apart in one space")
     elif candidate in (GEMIREC, PRISMREC):
         for guard in (COSINE, RANK):
             yield _not_applicable(guard, f"{candidate}'s interests are centres of distinct cells of the dictionary")

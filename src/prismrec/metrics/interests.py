@@ -3,7 +3,8 @@
 A cell is an interest of the dictionary; every item has one, or -1 where it has none (such a target counts in no
 figure by cells). Under ties, hits are expectations, as in `metrics.ranking`.
 
-Shapes: C users, T targets, B users of a batch, K interests, D dimension, k places, E events of all users.
+Shapes: C users, T targets, B users of a batch, b of them held at once, K interests, D dimension, k places, E events of
+all users.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prismrec.metrics.ranking import TargetRanks, first_place, per_user_metrics,
 
 CHUNK = 8192  # groups of targets, or users, handled at once
 EVENTS = 2**22  # history events expanded at once
+HELD = 2**22  # scores of interests held at once
 
 
 def cells_hit(ranks: TargetRanks, cells_CT: np.ndarray, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -201,15 +203,20 @@ def interest_jaccard(spaces: Sequence[tuple[Tensor, Tensor]], recommendable_N: T
         recommendable_N: which items count.
         nearest: items an interest; all that count, where they are fewer.
     """
-    scores_BKN = torch.cat([vectors_BKD @ items_ND.T for vectors_BKD, items_ND in spaces], dim=1)
-    scores_BKN = scores_BKN.masked_fill(~recommendable_N, -torch.inf)
-    interests = scores_BKN.shape[1]
+    interests = sum(vectors_BKD.shape[1] for vectors_BKD, _ in spaces)
     assert interests > 1, "one interest makes no pair"
-    lists_BKk = scores_BKN.topk(min(nearest, int(recommendable_N.sum())), dim=2).indices
-    sets_BKN = torch.zeros_like(scores_BKN).scatter_(2, lists_BKk, 1.0)
-    common_BKK = (sets_BKN @ sets_BKN.transpose(1, 2)).double()
-    jaccard_BKK = common_BKK / (2 * lists_BKk.shape[2] - common_BKK)
-    return (jaccard_BKK.sum((1, 2)) - interests) / (interests * (interests - 1))
+    hidden_N, listed = ~recommendable_N, min(nearest, int(recommendable_N.sum()))
+    size = max(HELD // (interests * len(recommendable_N)), 1)
+    parts = []
+    for start in range(0, len(spaces[0][0]), size):
+        some = slice(start, start + size)
+        scores_bKN = torch.cat([vectors_BKD[some] @ items_ND.T for vectors_BKD, items_ND in spaces], dim=1)
+        lists_bKk = scores_bKN.masked_fill_(hidden_N, -torch.inf).topk(listed, dim=2).indices
+        sets_bKN = scores_bKN.zero_().scatter_(2, lists_bKk, 1.0)  # the same memory again
+        common_bKK = (sets_bKN @ sets_bKN.transpose(1, 2)).double()
+        jaccard_bKK = common_bKK / (2 * listed - common_bKK)
+        parts.append((jaccard_bKK.sum((1, 2)) - interests) / (interests * (interests - 1)))
+    return torch.cat(parts)
 
 
 def interest_shares(owners_Bk: Tensor) -> dict[str, Tensor]:

@@ -111,11 +111,10 @@ def search(
 
 def largest_products(interests_BKD: Tensor, items_ND: Tensor) -> Tensor:
     """Every item's largest inner product with one of the user's interests: [B, N], without the [B, K, N] products."""
-    users, interests, _ = interests_BKD.shape
-    query_RD = interests_BKD.reshape(users * interests, -1)
+    query_RD = interests_BKD.flatten(0, 1)
     size = max(PRODUCT // max(len(query_RD), 1), GROUP)
     product = items_ND.new_empty(len(query_RD) * size)
-    scores_BN = items_ND.new_empty(users, len(items_ND))
+    scores_BN = items_ND.new_empty(len(interests_BKD), len(items_ND))
     for start in range(0, len(items_ND), size):
         _largest(query_RD, items_ND[start : start + size], product, out_BM=scores_BN[:, start : start + size])
     return scores_BN
