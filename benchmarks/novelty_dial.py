@@ -1,12 +1,17 @@
 """The novelty dial on a finished workspace: what it finds of interests that a history does not show, and what it costs.
 
+    python -m benchmarks.novelty_dial --env base --part validation
     python -m benchmarks.novelty_dial --env base --out benchmarks/results/novelty_dial
 
 `prismrec` and `gemirec` at several values of the dial, which adds so many nats to every cell of the dictionary that no
-event of the history has, beside everything that cannot be turned: HyMiRec, the trained baselines and the heuristics.
-All read the order of events only, the history is filtered. For each: Recall@50 of all targets and of those in such
-cells, NDCG@10, means over users with 95 % bootstrap intervals, and recall of new interests against the best of the
-baselines, paired over the users that have such a target.
+event of the history has. Beside them the trained baselines and the heuristics as they are; and SASRec, and SASRec with
+transitions, turned in the same way by the same cells, on the scale of their own log-likelihoods: what a rule does that
+anybody could put on top who has the dictionary. All read the order of events only, the history is filtered. For each:
+Recall@50 of all targets and of those in such cells, NDCG@10, means over users with 95 % bootstrap intervals, and recall
+of new interests against the best of the baselines as they are, paired over the users that have such a target. Choose a
+value by `--part validation`.
+
+Shapes: B users of a chunk, N items, C cases, T targets.
 """
 
 from __future__ import annotations
@@ -30,12 +35,33 @@ from prismrec.metrics.ranking import per_user_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.posterior import Knobs
 from prismrec.models.rankers import GEMIREC, HYMIREC, PRISMREC, Ranker
+from prismrec.models.retrieval_head import CellTable
 from prismrec.pipelines.evaluation.nodes import baseline_rankers, heuristic_rows
 from prismrec.pipelines.inputs import active_items, event_table
 
 VALUES = (0.5, 1.0, 2.0, 3.0)  # of the dial, in nats; the service takes 0 to 5
+TURNED = ("sasrec", "sasrec_transitions")
 NEW, ALL = "new_interest_recall@50", "recall@50"
 BASELINES = ("sasrec", "sasrec_transitions", "comirec", "decayed_markov", "item_knn", "ease", "popularity")
+
+
+class Turned(Ranker):
+    """A ranker whose scores of items in cells that the history lacks are so much higher.
+
+    Args:
+        scale: what makes log-likelihoods of its scores.
+        table: the dictionary's cells.
+        value: of the dial, nats.
+    """
+
+    def __init__(self, ranker: Ranker, scale: float, table: CellTable, value: float) -> None:
+        self.ranker, self.scale, self.table, self.value = ranker, scale, table, value
+
+    def scores(self, events: EventTable, users_B: torch.Tensor, ends_B: torch.Tensor) -> torch.Tensor:
+        """[B, N]."""
+        seen_BG = self.table.seen(events.cut(users_B, torch.zeros_like(ends_B), ends_B))
+        said_BN = self.scale * self.ranker.scores(events, users_B, ends_B)
+        return said_BN + self.value * ~seen_BG[:, self.table.cells_N]
 
 
 def rows(catalog: Any, part: str, recommendable_N: torch.Tensor) -> dict[str, Ranker]:
@@ -43,13 +69,19 @@ def rows(catalog: Any, part: str, recommendable_N: torch.Tensor) -> dict[str, Ra
     ours = load_rankers(catalog, part)
     counted = catalog.load("counted" if part == "test" else "training_counted")
     histories, points = catalog.load("histories"), SplitPoints.from_frame(catalog.load("splits"))
-    starts_U = points.test_start_U if part == "test" else points.train_end_U
+    starts_U = points.test_start_U if part == "test" else points.validation_start_U
     trained = baseline_rankers(catalog.load("sasrec"), catalog.load("comirec"), counted, catalog.load("sasrec_merge"))
     counted_rows, _ = heuristic_rows(histories, starts_U, recommendable_N, event_table(histories), recent_days=30)
     known = {ranker.name: ranker for ranker in trained} | {name: row.ranker for name, row in counted_rows.items()}
-    turned = {
+    turned: dict[str, Ranker] = {
         f"{name} novelty {value:g}": ours[name].with_knobs(Knobs(novelty=value))
         for name in (PRISMREC, GEMIREC)
+        for value in VALUES
+    }
+    scales = {"sasrec": float(known["sasrec"].model.scale), "sasrec_transitions": 1.0}  # a merge is a log-likelihood
+    turned |= {
+        f"{name} novelty {value:g}": Turned(known[name], scales[name], ours[GEMIREC].table, value)
+        for name in TURNED
         for value in VALUES
     }
     return {
@@ -94,10 +126,10 @@ def _row(found: dict[str, np.ndarray], baseline_C: np.ndarray) -> dict[str, Any]
 
 def as_table(report: dict[str, Any]) -> str:
     """One line a row."""
-    lines = [f"{'':<22}{'new interests':>24}{'to the best':>13}{'Recall@50':>24}{'NDCG@10':>24}"]
+    lines = [f"{'':<30}{'new interests':>24}{'to the best':>13}{'Recall@50':>24}{'NDCG@10':>24}"]
     for name, row in report["rows"].items():
         cells = ["{:.4f} [{:.4f} {:.4f}]".format(*row[metric]) for metric in (NEW, ALL, "ndcg@10")]
-        lines.append(f"{name:<22}{cells[0]:>24}{row['new_to_best_baseline']:>13.2f}{cells[1]:>24}{cells[2]:>24}")
+        lines.append(f"{name:<30}{cells[0]:>24}{row['new_to_best_baseline']:>13.2f}{cells[1]:>24}{cells[2]:>24}")
     asked = f"{report['users_with_new_interests']} of {report['users']} users have a target of a new interest"
     return "\n".join([*lines, f"{asked}; the best baseline there is {report['best_baseline']}"])
 

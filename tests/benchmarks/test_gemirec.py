@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gemirec_merges, gemirec_posterior
+from benchmarks import gemirec_merges, gemirec_posterior, novelty_dial
 from models.small import NUM_ITEMS, histories
 from models.test_gemirec import gemirec
 from prismrec.evaluation.protocols import Cases, make_cases
 from prismrec.models.baselines import SASRecRanker
 from prismrec.models.events import EventTable
 from prismrec.models.gemirec import GemiRecRanker
+from prismrec.models.posterior import Knobs
 from prismrec.models.rankers import GEMIREC, PRISMREC
 from prismrec.models.sasrec import SASRec, SASRecConfig
 
@@ -72,6 +73,40 @@ def test_merges_figures(ranker: GemiRecRanker, world: tuple[EventTable, Cases, n
     assert report["likelihood"]["ndcg@10_minus_likelihood"] == [0.0, 0.0, 0.0]
     assert report["shown_quotas"]["cells@10"][0] <= 10
     assert gemirec_merges.as_table(report).count("\n") == len(report)
+
+
+def test_the_novelty_dial_finds_new_interests_for_whoever_is_turned(
+    ranker: GemiRecRanker, world: tuple[EventTable, Cases, np.ndarray]
+) -> None:
+    events, cases, _ = world
+    torch.manual_seed(0)
+    sasrec = SASRecRanker(SASRec(SASRecConfig(NUM_ITEMS, 8, 1, 2, 5, 0.0)).eval())
+    rows = {
+        "gemirec": ranker,
+        "gemirec novelty 50": ranker.with_knobs(Knobs(novelty=50.0)),
+        "sasrec": sasrec,
+        "sasrec novelty 0": novelty_dial.Turned(sasrec, 3.0, ranker.table, 0.0),
+        "sasrec novelty 50": novelty_dial.Turned(sasrec, 1.0, ranker.table, 50.0),
+    }
+    cells = ranker.table.cells_N.numpy()
+    report = novelty_dial.measure(rows, events, cases, ranker.table.recommendable_N, cells)
+    assert report["best_baseline"] == "sasrec"
+    assert 0 < report["users_with_new_interests"] <= report["users"] == len(cases.users_C)
+    found = report["rows"]
+    for metric in (novelty_dial.NEW, novelty_dial.ALL, "ndcg@10"):
+        assert found["sasrec novelty 0"][metric] == found["sasrec"][metric], "a scale moves no item"
+    assert found["sasrec"]["new_to_best_baseline"] == 1.0
+    assert found["sasrec"]["new_minus_best_baseline"] == [0.0, 0.0, 0.0]
+    assert "users have a target of a new interest" in novelty_dial.as_table(report)
+    # So far up, every item of a new cell stands before all others.
+    with torch.no_grad():
+        for name in ("gemirec novelty 50", "sasrec novelty 50"):
+            scores = rows[name].scores(events, torch.from_numpy(cases.users_C), torch.from_numpy(cases.starts_C))
+            for case, (user, start) in enumerate(zip(cases.users_C, cases.starts_C, strict=True)):
+                own = events.items_E.numpy()[int(events.offsets_U1[user]) :][:start]
+                new = ~np.isin(cells, cells[own]) & ranker.table.recommendable_N.numpy()
+                old = np.isin(cells, cells[own]) & ranker.table.recommendable_N.numpy()
+                assert not new.any() or not old.any() or scores[case, new].min() > scores[case, old].max()
 
 
 def test_a_sample_keeps_the_order_of_cases(world: tuple[EventTable, Cases, np.ndarray]) -> None:
