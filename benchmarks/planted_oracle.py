@@ -4,10 +4,10 @@ r"""The synthetic world ranked by an oracle that knows its law, by heuristics, a
 
 The world is the demo's, its split too. The oracle knows catalogue, tastes and law of the world, but not which interest
 an event came from: it keeps a belief over the user's interests and updates it event by event. Its probabilities of the
-next item say how often the ten likeliest are hit (`promised`), which is the most that anyone who reads the history can
-reach. Cold items lie outside the law, which brings forth nobody's last event but for them: cases are told apart by
-whether their target is one, and the promise is for those whose target is not. `shuffled` has the oracle's scores at
-random items, `chance` is what lists at random hit.
+next item say how often the ten likeliest are hit (`promised`): about the most that anyone who reads the history can
+reach. Its belief is exact but for the place in a series, which it takes the likeliest interest to have moved. Cold
+items lie outside the law: cases are told apart by whether their target is one, and the promise is for those whose
+target is not. `shuffled` has the oracle's scores at random items, `chance` is what lists at random hit.
 
 Shapes: U users, C cases, T longest history, S interest slots of a user, N items.
 """
