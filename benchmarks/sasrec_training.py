@@ -2,7 +2,7 @@ r"""How good our SASRec gets, and how fast: its whole training in an environment
 
     kedro run --env ml1m --pipelines data_validation,sequence_building
     python -m benchmarks.sasrec_training --env ml1m --output benchmarks/results/sasrec_training/ml1m.json
-    python -m benchmarks.sasrec_training --env ml1m --negatives 1024 \
+    python -m benchmarks.sasrec_training --env ml1m --set negatives=1024 \
         --output benchmarks/results/sasrec_training/ml1m_sampled.json
 
 The training is the one of `evaluation` (settings of `evaluation.baselines`, training events only, the best epoch on
@@ -14,6 +14,7 @@ end. Threads: as OMP_NUM_THREADS says, all cores unless it does.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,20 @@ def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", required=True, help="Kedro environment, such as ml1m")
-    parser.add_argument("--negatives", type=int, help="a softmax over so many sampled negatives, with logQ; 0: full")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings below evaluation.baselines"
+    )
     parser.add_argument("--output", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     catalog, _, parameters = open_environment(arguments.env)
     settings = parameters["evaluation"]
-    if arguments.negatives is not None:
-        settings["baselines"]["negatives"] = arguments.negatives
+    for change in arguments.set:
+        key, value = change.split("=", 1)
+        *above, last = key.split(".")
+        inner = settings["baselines"]
+        for name in above:
+            inner = inner[name]
+        inner[last] = json.loads(value)
     found = run(catalog, EvaluationParameters.model_validate(settings))
     test = ", ".join(f"{name} {value['mean']:.4f}" for name, value in found["test"].items())
     print(f"{found['training']['seconds']:.0f} s on {found['machine']['threads']} thread(s); test {test}")

@@ -1,4 +1,4 @@
-"""RecBole: SASRec, GRU4Rec and SINE, with the library's own data loading, trainer and checkpoints.
+"""RecBole: GRU4Rec and SINE, with the library's own data loading, trainer and checkpoints.
 
 RecBole reads an atomic file with the position of each event as its time, so that its own leave-one-out cuts exactly
 our split, ties included. It trains on every prefix of a user's training events. Our part: a callback and a data
@@ -30,7 +30,7 @@ from benchmarks.peers.exchange import LIST_LENGTH, Exchange, ndcg_at_10, top_lis
 from benchmarks.peers.registry import Settings
 from benchmarks.peers.run import Trained
 
-MODELS = {"recbole_sasrec": "SASRec", "recbole_gru4rec": "GRU4Rec", "recbole_sine": "SINE"}
+MODELS = {"recbole_gru4rec": "GRU4Rec", "recbole_sine": "SINE"}
 PATIENCE = 10  # epochs, RecBole's default
 NAME = "exchange"  # of the atomic file
 

@@ -1,4 +1,4 @@
-"""torch-rechub: ComiRec-SA, MIND and SINE, trained by the library's `MatchTrainer` in its list-wise mode.
+"""torch-rechub: ComiRec-SA and MIND, trained by the library's `MatchTrainer` in its list-wise mode.
 
 The library's own preparation builds a Python list for every prefix, which does not fit for long histories; ours makes
 the same samples a batch at a time (a prefix of the training events, its next item, and negatives from the library's
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
-from torch_rechub.models.matching import MIND, SINE, ComirecSA
+from torch_rechub.models.matching import MIND, ComirecSA
 from torch_rechub.trainers import MatchTrainer
 from torch_rechub.utils.match import negative_sample
 
@@ -135,7 +135,6 @@ class _Recommender:
             chunks = np.array_split(np.arange(self.exchange.num_users), -(-self.exchange.num_users // CHUNK))
             batches = [user_batch(self.exchange, users_B, ends_U[users_B], self.length) for users_B in chunks]
             users_UKD = self._vectors("user", batches, folder)
-        users_UKD = users_UKD if users_UKD.dim() == 3 else users_UKD[:, None]
         return np.concatenate([self._top(users_UKD[users_B], items_ND, users_B, ends_U) for users_B in chunks])
 
     def _vectors(self, mode: str, batches: list[dict[str, torch.Tensor]], folder: str) -> torch.Tensor:
@@ -153,11 +152,6 @@ class _Recommender:
 
 def _model(peer: str, exchange: Exchange, settings: Settings) -> torch.nn.Module:
     vocabulary, dim = exchange.num_items + 1, settings["embed_dim"]
-    if peer == "rechub_sine":
-        return SINE(
-            ["history"], ["item"], ["negatives"], vocabulary, dim, settings["hidden_dim"], settings["concepts"],
-            settings["interests"], settings["length"], temperature=settings["temperature"],
-        )  # fmt: skip
     user = [SparseFeature("user", vocab_size=exchange.num_users, embed_dim=dim)]
     item = [SparseFeature("item", vocab_size=vocabulary, embed_dim=dim)]
     history, negatives = (

@@ -4,15 +4,17 @@ The first settings of a peer are published ones; the others, tried in this order
 size, dropout, learning rate and the like around them (our choice). Every peer has `SETTINGS` of them. RecTools'
 transformers differ from what is published in two ways that help them on a CPU: bf16 autocast, as ours have, and, but
 for the second settings, the whole catalogue in the loss, which costs a fraction of negatives drawn for each position.
-"long" and "short" are kinds of data sets (`exchange.LONG_HISTORIES`).
+"long" and "short" are kinds of data sets (`exchange.LONG_HISTORIES`). Of a model that several libraries have, one
+stands here: SASRec is RecTools', which trains on every position at once where RecBole's trains on every prefix, and
+SINE RecBole's.
 
 Where the settings come from:
 - RecTools SASRec and eSASRec: the leave-one-out configurations of github.com/blondered/transformer_benchmark
   (ML-1M; Beauty), which goes with the eSASRec paper. HSTU: RecTools' HSTU tutorial (ML-1M; for short histories only
   the length differs). BERT4Rec: the library's defaults at the size of the SASRec configuration. EASE: its default λ.
 - RecBole: the library's default properties of each model; length 50, which is its default too.
-- torch-rechub: the ComiRec paper's sizes (64-d, 10 negatives, batch 128, 4 interests) for ComiRec and MIND; the
-  library's own example for SINE. The second settings of ComiRec and MIND are those of the library's examples.
+- torch-rechub: the ComiRec paper's sizes (64-d, 10 negatives, batch 128, 4 interests); the second settings are those
+  of the library's examples.
 - RecBole SINE, third settings: what comments in the library's own model name for MovieLens and from the paper.
 - implicit: the library's defaults.
 """
@@ -46,10 +48,6 @@ _RECBOLE: Settings = {"MAX_ITEM_LIST_LENGTH": 50, "train_batch_size": 2048, "lea
 _RECHUB: Settings = {"embed_dim": 64, "negatives": 10, "batch_size": 128, "length": 50, "interests": 4, "lr": 1e-3,
                      "weight_decay": 1e-6}  # fmt: skip
 _RECHUB_EXAMPLE: Settings = {**_RECHUB, "embed_dim": 16, "negatives": 3, "batch_size": 256}
-_RECHUB_SINE: Settings = {
-    "embed_dim": 128, "hidden_dim": 512, "concepts": 50, "negatives": 3, "batch_size": 256, "length": 20,
-    "interests": 4, "temperature": 0.1, "lr": 1e-4, "weight_decay": 1e-4,
-}  # fmt: skip
 
 
 def _without(settings: Settings, *names: str) -> Settings:
@@ -121,7 +119,6 @@ _SASREC = (_SAMPLED, {"n_factors": 128, "dropout_rate": 0.3}, {"dropout_rate": 0
 _SASREC_SHORT = (_SAMPLED, {"dropout_rate": 0.5}, {"n_factors": 128, "dropout_rate": 0.5})
 _HSTU_CHANGES = (_SAMPLED, {"n_factors": 64, "n_heads": 2}, {"dropout_rate": 0.5})
 _BERT4REC_CHANGES = ({"mask_prob": 0.3}, {"dropout_rate": 0.3}, {"mask_prob": 0.3, "dropout_rate": 0.3})
-_DROPOUT: Settings = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2}
 _FASTER: Settings = {"learning_rate": 0.003}
 _RECHUB_CHANGES = [_RECHUB, _RECHUB_EXAMPLE, {**_RECHUB, "lr": 3e-3}, {**_RECHUB, "interests": 2}]
 
@@ -155,9 +152,6 @@ PEERS: dict[str, Peer] = {
         _varied({"regularization": 500.0}, {"regularization": 200.0}, {"regularization": 1000.0},
                 {"regularization": 2000.0}),
     ),
-    "recbole_sasrec": _recbole(
-        "SASRec", _DROPOUT, {**_DROPOUT, **_FASTER}, {**_DROPOUT, "hidden_size": 128, "inner_size": 512}
-    ),
     "recbole_gru4rec": _recbole(
         "GRU4Rec", _FASTER, {**_FASTER, "dropout_prob": 0.5}, {"embedding_size": 128, "hidden_size": 256}
     ),
@@ -167,9 +161,6 @@ PEERS: dict[str, Peer] = {
     ),
     "rechub_comirec_sa": _rechub("ComiRec-SA", _RECHUB_CHANGES),
     "rechub_mind": _rechub("MIND", _RECHUB_CHANGES),
-    "rechub_sine": _rechub(
-        "SINE", _varied(_RECHUB_SINE, {"lr": 1e-3}, {"lr": 1e-3, "length": 50}, {"lr": 1e-3, "concepts": 500})
-    ),
     "implicit_als": _fitted(
         "implicit ALS",
         "pm-implicit",
