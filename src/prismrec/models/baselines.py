@@ -150,7 +150,10 @@ class EASERanker(_DecayedRowsRanker):
         gram[np.diag_indices_from(gram)] += EASE_RIDGE
         factor = torch.linalg.cholesky(torch.from_numpy(gram))
         del gram
-        weights = torch.cholesky_inverse(factor)
+        inverse = torch.cholesky_inverse(factor)
+        del factor
+        weights = inverse.contiguous()  # it comes column by column, and every product with it would copy it first
+        del inverse
         weights /= -weights.diagonal().clone()
         self.rows = weights.fill_diagonal_(0.0).numpy()
 
