@@ -161,6 +161,7 @@ def test_ease_solves_the_constrained_ridge_regression() -> None:
         own = seen[:, others]
         rows[others, j] = np.linalg.solve(own.T @ own + EASE_RIDGE * np.eye(N - 1), own.T @ seen[:, j])
     ranker = EASERanker(world.counted())
+    assert ranker.rows.flags.c_contiguous, "or every product copies it first"
     assert (np.diag(ranker.rows) == 0).all()
     np.testing.assert_allclose(ranker.rows, rows, rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(ranker.scores(world.table(), USERS, CUT), decayed_sum(world, rows), rtol=1e-6)
