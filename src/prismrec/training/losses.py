@@ -10,7 +10,7 @@ far fewer times than by autograd's own chain. Products run in the autocast preci
 costs is still rows × items, so callers bound the rows (`sample_rows`), or the items (`negatives.py`): then the target's
 logit is one more column beside the negatives', whose logits carry the logQ correction.
 
-Shapes: P rows (predictions), K interests a row, D item dimension, N items, M negatives.
+Shapes: P rows (predictions), p of them in a block, K interests a row, D item dimension, N items, M negatives.
 """
 
 from __future__ import annotations
@@ -53,13 +53,12 @@ class _Catalogue:
         self.items_ND, self.duplicate_cosine = items_ND, duplicate_cosine
         self.width = len(items_ND)
 
-    def logits(self, vectors_PKD: Tensor, gate_PK: Tensor, rows: slice, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, vectors_PKD: Tensor, rows: slice, targets_P: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [P, K, N] without near-duplicates of the target, and each row's target column [P]."""
         logits_PKN = (vectors_PKD.flatten(0, 1) @ self.items_ND.T).float().view(*vectors_PKD.shape[:2], self.width)
-        logits_PKN += gate_PK[..., None]
         if self.duplicate_cosine is not None:
             same_PN = _duplicates(targets_P, self.items_ND, self.items_ND, self.duplicate_cosine)
-            logits_PKN.masked_fill_(same_PN.scatter_(1, targets_P[:, None], False)[:, None], -torch.inf)
+            _rule_out(logits_PKN, same_PN.scatter_(1, targets_P[:, None], False))
         return logits_PKN, targets_P
 
     def by_vector(self, gradient_PKN: Tensor, targets_P: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ class _Sample:
         self.negative_MD = items_ND[negatives.items_M]
         self.width = len(self.negative_MD) + 1
 
-    def logits(self, vectors_PKD: Tensor, gate_PK: Tensor, rows: slice, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, vectors_PKD: Tensor, rows: slice, targets_P: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [P, K, M + 1] without false negatives, and each row's target column [P]."""
         logits_PKM = (
             (vectors_PKD.flatten(0, 1) @ self.negative_MD.T).float().view(*vectors_PKD.shape[:2], self.width - 1)
@@ -88,10 +87,9 @@ class _Sample:
         masked_PM = self.negatives.masked(rows, targets_P)
         if self.duplicate_cosine is not None:
             masked_PM |= _duplicates(targets_P, self.items_ND, self.negative_MD, self.duplicate_cosine)
-        logits_PKM.masked_fill_(masked_PM[:, None], -torch.inf)
+        _rule_out(logits_PKM, masked_PM)
         target_PK1 = (vectors_PKD * self.items_ND[targets_P][:, None]).sum(-1, keepdim=True).float()
-        logits = torch.cat([logits_PKM, target_PK1], dim=2).add_(gate_PK[..., None])
-        return logits, torch.full_like(targets_P, self.width - 1)
+        return torch.cat([logits_PKM, target_PK1], dim=2), torch.full_like(targets_P, self.width - 1)
 
     def by_vector(self, gradient: Tensor, targets_P: Tensor) -> Tensor:
         """Gradient of the vectors, given that of the logits: [P, K, D]."""
@@ -132,18 +130,22 @@ class _MergedCrossEntropy(torch.autograd.Function):
         by_item = torch.zeros_like(items_ND, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for start in range(0, max(count, 1), block):
             rows = slice(start, start + block)
-            vectors, target = vectors_PKD[rows], targets_P[rows]
-            logits, column_P = columns.logits(vectors, gate_PK[rows], rows, target)
-            column_PK1 = column_P[:, None, None].expand(-1, interests, 1)
-            at_target = logits.gather(2, column_PK1)
-            total = logits.flatten(1).logsumexp(1)
-            losses.append(total - at_target[..., 0].logsumexp(1))
-            gradient = logits.sub_(total[:, None, None]).exp_()
-            gradient.scatter_add_(2, column_PK1, -at_target.softmax(1))
-            by_vector.append(columns.by_vector(gradient, target))
-            by_gate.append(gradient.sum(2))
+            vectors, target, gate_pK = vectors_PKD[rows], targets_P[rows], gate_PK[rows]
+            logits, column_p = columns.logits(vectors, rows, target)
+            column_pK1 = column_p[:, None, None].expand(-1, interests, 1)
+            at_target_pK = logits.gather(2, column_pK1)[..., 0] + gate_pK
+            top_p1 = (logits.amax(2) + gate_pK).amax(1, keepdim=True)
+            # All that follows is `total` times what it is called, and divided by it where it is small.
+            share = logits.sub_((top_p1 - gate_pK)[..., None]).exp_()
+            share_pK = share.sum(2)
+            total_p1 = share_pK.sum(1, keepdim=True)
+            losses.append((top_p1 + total_p1.log())[:, 0] - at_target_pK.logsumexp(1))
+            wanted_pK = at_target_pK.softmax(1)
+            gradient = _for_products(share.scatter_add_(2, column_pK1, -(wanted_pK * total_p1)[..., None]))
+            by_vector.append(columns.by_vector(gradient, target) / total_p1[..., None])
+            by_gate.append(share_pK / total_p1 - wanted_pK)
             if by_item is not None:
-                columns.add_by_item(by_item, gradient, vectors, target)
+                columns.add_by_item(by_item, gradient, vectors / total_p1[..., None], target)
         ctx.save_for_backward(torch.cat(by_vector), by_item, torch.cat(by_gate))
         ctx.dtypes = vectors_PKD.dtype, items_ND.dtype, gate_PK.dtype
         return torch.cat(losses).sum() / max(count, 1)
@@ -157,6 +159,18 @@ class _MergedCrossEntropy(torch.autograd.Function):
             for gradient, dtype in zip((by_vector, by_item, by_gate), ctx.dtypes, strict=True)
         ]
         return (*scaled, None, None, None)
+
+
+def _rule_out(logits_PKN: Tensor, ruled_PN: Tensor) -> None:
+    """Put -inf where no interest is to reach, in place; few items, so that a mask over all logits would cost more."""
+    row_E, item_E = ruled_PN.nonzero(as_tuple=True)
+    logits_PKN[row_E, :, item_E] = -torch.inf
+
+
+def _for_products(gradient: Tensor) -> Tensor:
+    """The gradient in the precision of products: autocast would turn it once for each of them."""
+    device = gradient.device.type
+    return gradient.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else gradient
 
 
 def _duplicates(targets_P: Tensor, items_ND: Tensor, others_MD: Tensor, cosine: float) -> Tensor:
