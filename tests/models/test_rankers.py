@@ -387,11 +387,13 @@ def test_gemirecs_interests_need_no_item(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_a_ranker_holds_for_a_user() -> None:
-    """A vector of scores per interest; GemiRec pads every cell to the largest."""
+    """A vector of scores per interest; GemiRec a vector of every cell, and padded places."""
     assert [one.held for one in rankers()[:3]] == [one.num_interests for one in rankers()[:3]] == [1, 3, 3]
     ranker = gemirec()
-    cells, places = ranker.table.items_GS.shape
-    assert ranker.held * NUM_ITEMS >= cells * max(places, ranker.head.config.hidden) > (ranker.held - 1) * NUM_ITEMS
+    places = sum(bucket.items_gs.numel() for bucket in ranker.table.buckets)
+    of_cells = int(ranker.table.occupied_G.sum()) * max(ranker.head.config.hidden, DIM)
+    assert places <= 2 * NUM_ITEMS
+    assert ranker.held * NUM_ITEMS >= of_cells + places
 
 
 @torch.inference_mode()

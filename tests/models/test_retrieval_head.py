@@ -115,6 +115,21 @@ def test_a_trained_head_depends_on_the_interest() -> None:
     assert (found[:, :1] - found[:, 1:]).norm(dim=-1).min() > 0.01
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_buckets_hold_every_item_once_and_less_padding_than_items(seed: int, num_cells: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    cells_N = torch.randint(num_cells, (60,), generator=random).square() % num_cells
+    known_N = torch.rand(60, generator=random) < 0.7
+    table = CellTable(cells_N, known_N, num_cells)
+    assert torch.equal(table.members_n.sort().values, known_N.nonzero()[:, 0])
+    assert torch.equal(table.occupied_O.sort().values, table.occupied_G.nonzero()[:, 0])
+    for bucket in table.buckets:
+        assert bucket.mask_gs.sum() * 2 >= bucket.mask_gs.numel()
+        own_gs = cells_N[bucket.items_gs] == bucket.cells_g[:, None]
+        assert own_gs[bucket.mask_gs].all()
+        assert torch.equal(bucket.penalty_g1s[:, 0] == 0, bucket.mask_gs)
+
+
 def test_the_loss_trains_every_parameter() -> None:
     made, items_ND = head(), item_vectors(12)
     table = CellTable(torch.arange(12) % 3, torch.ones(12, dtype=torch.bool), 5)

@@ -74,9 +74,9 @@ class GemiRecRanker(CellRanker):
 
     @property
     def held(self) -> int:
-        """Every cell holds as many places as the largest one, and a hidden state; another rule lists and places."""
-        cells, places = self.table.items_GS.shape
-        scored = math.ceil(cells * max(places, self.head.config.hidden) / len(self.table.cells_N))
+        """A hidden state and a vector of every cell, and padded places, up to two an item; another rule lists them."""
+        of_cells = len(self.table.occupied_O) * max(self.head.config.hidden, self.head.config.dim)
+        scored = 2 + math.ceil(of_cells / len(self.table.cells_N))
         return scored if self.rule == "likelihood" else max(scored, 3 * self.num_interests)
 
     def listed(self, scores_BN: Tensor, left_BN: Tensor) -> Tensor:

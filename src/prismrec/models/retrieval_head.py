@@ -11,16 +11,20 @@ items, and P(i | u) = Σ_m P(m | u) P(i | u, m) over the interests shown, their 
 distribution over the catalogue too. Its training sees interests drawn from the posterior beside the target's own
 (`catalogue_loss`), since at serving nobody knows the target's.
 
-Notable: items are laid out cell by cell in one padded table, so that scoring the catalogue is one batched product,
-without a loop over cells or items.
+Notable: items are laid out cell by cell, cells of about one size in one padded bucket, so that scoring the catalogue is
+a handful of batched products without a loop over cells or items, and padding is less than half of them: the largest
+cell may be many times the mean.
 
-Shapes: B users, P rows, G cells, S items of the largest cell, N items, D item dimension, E cell embedding width.
+Shapes: B users, P rows, G cells, O of them with items, g of these in a bucket, S items of the largest cell, s of the
+largest in a bucket, N items, n of them in cells, D item dimension, E cell embedding width.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +38,17 @@ from prismrec.retrieval.merging import Rule
 LEAST_LOG_MASS = -20.0  # of a cell: what one model all but rules out, another may still bring in
 
 
+class Bucket(NamedTuple):
+    """Cells of about one size, the items of which are ranked in one product."""
+
+    cells_g: Tensor  # int64
+    items_gs: Tensor  # int64; padding repeats item 0
+    mask_gs: Tensor  # True where there is an item
+    penalty_g1s: Tensor  # 0, or -inf where padded: adding it costs a tenth of masking
+
+
 class CellTable:
-    """The catalogue's items, cell by cell.
+    """The catalogue's items, cell by cell; empty cells are in no bucket.
 
     Args:
         cells_N: each item's cell.
@@ -58,12 +71,29 @@ class CellTable:
         self.place_N = torch.zeros(len(cells_N), dtype=torch.int64)
         self.place_N[members] = place_N
         self.recommendable_N = recommendable_N
-        self._vectors: tuple[Tensor, Tensor] | None = None
+        self.buckets = list(self._buckets(counts_G))
+        self.occupied_O = torch.cat([bucket.cells_g for bucket in self.buckets] or [members])  # in the buckets' order
+        self.members_n = torch.cat([bucket.items_gs[bucket.mask_gs] for bucket in self.buckets] or [members])
+        self._vectors: tuple[Tensor, list[Tensor]] | None = None
 
-    def vectors(self, items_ND: Tensor) -> Tensor:
-        """The items' vectors cell by cell: [G, D, S]; laid out once, for what is asked of the same table again."""
+    def _buckets(self, counts_G: Tensor) -> Iterator[Bucket]:
+        """Cells by size, as many together as are at most twice as large as the first: so padding is below a half."""
+        sizes_O, cells_O = counts_G.sort(stable=True)
+        cells_O, sizes = cells_O[sizes_O > 0], sizes_O[sizes_O > 0].tolist()
+        start = 0
+        while start < len(sizes):
+            stop = bisect_right(sizes, 2 * sizes[start])
+            cells_g = cells_O[start:stop]
+            items_gs, mask_gs = self.items_GS[cells_g, : sizes[stop - 1]], self.mask_GS[cells_g, : sizes[stop - 1]]
+            penalty_gs = torch.zeros(mask_gs.shape).masked_fill(~mask_gs, -torch.inf)
+            yield Bucket(cells_g, items_gs, mask_gs, penalty_gs[:, None])
+            start = stop
+
+    def vectors(self, items_ND: Tensor) -> list[Tensor]:
+        """The items' vectors, bucket by bucket: [g, D, s]; laid out once, for what is asked of the same table again."""
         if self._vectors is None or self._vectors[0] is not items_ND:
-            self._vectors = items_ND, items_ND[self.items_GS].transpose(1, 2).contiguous()
+            of_buckets = [items_ND[bucket.items_gs].transpose(1, 2).contiguous() for bucket in self.buckets]
+            self._vectors = items_ND, of_buckets
         return self._vectors[1]
 
     def seen(self, history: EventBatch) -> Tensor:
@@ -155,11 +185,14 @@ class RetrievalHead(SavedModule):
 
     def log_probabilities(self, user_BD: Tensor, cells_GE: Tensor, items_ND: Tensor, table: CellTable) -> Tensor:
         """Log P(i | u, m_i) of every item: [B, N]; -inf for items that take no part."""
-        vector_BGD = self.forward(user_BD, cells_GE)
-        logits_GBS = torch.bmm(vector_BGD.transpose(0, 1), table.vectors(items_ND)) * self.scale
-        masked = logits_GBS.float().masked_fill(~table.mask_GS[:, None], -torch.inf)
-        # Empty cells have no item to read; keep their softmax finite.
-        masked = torch.where(table.occupied_G[:, None, None], masked, 0.0)
-        log_GBS = masked.log_softmax(-1)
-        log_BN = log_GBS[table.cells_N, :, table.place_N].T
-        return log_BN.masked_fill(~table.recommendable_N, -torch.inf)
+        vector_BOD = self.forward(user_BD, cells_GE[table.occupied_O])
+        parts, start = [], 0
+        for bucket, vectors_gDs in zip(table.buckets, table.vectors(items_ND), strict=True):
+            some = slice(start, start := start + len(bucket.cells_g))
+            logits_gBs = torch.bmm(vector_BOD[:, some].transpose(0, 1), vectors_gDs).float() * self.scale
+            log_gBs = (logits_gBs + bucket.penalty_g1s).log_softmax(-1)
+            parts.append(log_gBs.transpose(1, 2)[bucket.mask_gs])
+        log_NB = user_BD.new_full((len(table.cells_N), len(user_BD)), -torch.inf, dtype=torch.float32)
+        if parts:
+            log_NB[table.members_n] = torch.cat(parts)
+        return log_NB.T.contiguous()
