@@ -246,7 +246,7 @@ def _tuning(cell: dict[str, Any]) -> tuple[int, float | None]:
 
 
 def _times(budget: tuple[int, float | None]) -> str:
-    return f"{budget[0]} × {budget[1]:,g} s"
+    return f"{budget[0]} × {budget[1]:,.0f} s"
 
 
 def _machine(facts: dict[str, Any]) -> str:
