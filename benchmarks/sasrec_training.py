@@ -2,8 +2,8 @@ r"""How good our SASRec gets, and how fast: its whole training in an environment
 
     kedro run --env ml1m --pipelines data_validation,sequence_building
     python -m benchmarks.sasrec_training --env ml1m --output benchmarks/results/sasrec_training/ml1m.json
-    python -m benchmarks.sasrec_training --env ml1m --set negatives=1024 \
-        --output benchmarks/results/sasrec_training/ml1m_sampled.json
+    python -m benchmarks.sasrec_training --env beauty --set negatives=1024 \
+        --output benchmarks/results/sasrec_training/beauty_sampled.json
 
 The training is the one of `evaluation` (settings of `evaluation.baselines`, training events only, the best epoch on
 validation kept); only the clock is added. Seconds are wall clock and count everything from the histories to the chosen
