@@ -78,7 +78,10 @@ def rows(catalog: Any, part: str, recommendable_N: torch.Tensor) -> dict[str, Ra
         for name in (PRISMREC, GEMIREC)
         for value in VALUES
     }
-    scales = {"sasrec": float(known["sasrec"].model.scale.detach()), "sasrec_transitions": 1.0}  # a merge is a log-likelihood
+    scales = {
+        "sasrec": float(known["sasrec"].model.scale.detach()),
+        "sasrec_transitions": 1.0,
+    }  # a merge is a log-likelihood
     turned |= {
         f"{name} novelty {value:g}": Turned(known[name], scales[name], ours[GEMIREC].table, value)
         for name in TURNED
