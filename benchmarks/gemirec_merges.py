@@ -12,17 +12,14 @@ Shapes: B users of a chunk, K interests, N items, T targets.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gemirec_posterior import load_rankers, sampled
+from benchmarks.gemirec_posterior import load_rankers, parse, sampled, write
 from benchmarks.peers.prepare import open_environment
-from prismrec.artifacts.model_folder import dump_json
 from prismrec.data.histories import SplitPoints
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.evaluation.protocols import Cases, make_cases
@@ -112,24 +109,15 @@ def as_table(report: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure one environment's workspace."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="base", help="Kedro environment, such as base (the demo) or ml1m")
-    parser.add_argument("--part", choices=("validation", "test"), default="test", help="which targets")
-    parser.add_argument("--users", type=int, default=100_000, help="a random so many at most")
-    parser.add_argument("--out", type=Path, help="folder of the JSON; printed only, where none is given")
-    options = parser.parse_args(arguments)
+    options = parse(__doc__, arguments)
     catalog, settings, _ = open_environment(options.env)
     events, points = event_table(catalog.load("histories")), SplitPoints.from_frame(catalog.load("splits"))
     starts_U, ends_U = (getattr(points, f"{options.part}_{end}_U") for end in ("start", "end"))
     cases = sampled(make_cases(events, starts_U, ends_U, "filtered"), options.users)
     report = measure(load_rankers(catalog, options.part)[GEMIREC], events, cases)
     print(as_table(report), flush=True)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        made_with = {"env": options.env, "part": options.part, "users": len(cases.users_C)}
-        written = options.out / f"{settings['workspace']}.partial"
-        written.write_text(dump_json({"made_with": made_with, "merges": report}))
-        written.replace(options.out / f"{settings['workspace']}.json")
+    made_with = {"env": options.env, "part": options.part, "users": len(cases.users_C)}
+    write(options.out, settings["workspace"], {"made_with": made_with, "merges": report})
 
 
 if __name__ == "__main__":

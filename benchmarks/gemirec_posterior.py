@@ -189,14 +189,28 @@ def as_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure one environment's workspace."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(description: str | None, arguments: list[str] | None) -> argparse.Namespace:
+    """The options of what measures a workspace's cases."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="base", help="Kedro environment, such as base (the demo) or ml1m")
     parser.add_argument("--part", choices=("validation", "test"), default="test", help="which targets")
     parser.add_argument("--users", type=int, default=100_000, help="a random so many at most")
     parser.add_argument("--out", type=Path, help="folder of the JSON; printed only, where none is given")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def write(folder: Path | None, workspace: str, report: dict[str, Any]) -> None:
+    """Write the workspace's JSON, whole or not at all, where a folder is given."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = folder / f"{workspace}.partial"
+        written.write_text(dump_json(report))
+        written.replace(folder / f"{workspace}.json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure one environment's workspace."""
+    options = parse(__doc__, arguments)
     catalog, settings, _ = open_environment(options.env)
     histories, points = catalog.load("histories"), SplitPoints.from_frame(catalog.load("splits"))
     events = event_table(histories)
@@ -206,11 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     report = measure(ours, SASRecRanker(catalog.load("sasrec")), events, cases, starts_U)
     report["made_with"] = {"env": options.env, "part": options.part}
     print(as_table(report), flush=True)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        written = options.out / f"{settings['workspace']}.partial"
-        written.write_text(dump_json(report))
-        written.replace(options.out / f"{settings['workspace']}.json")
+    write(options.out, settings["workspace"], report)
 
 
 if __name__ == "__main__":

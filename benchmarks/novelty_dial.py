@@ -16,16 +16,13 @@ Shapes: B users of a chunk, N items, C cases, T targets.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.gemirec_posterior import load_rankers, sampled
+from benchmarks.gemirec_posterior import load_rankers, parse, sampled, write
 from benchmarks.peers.prepare import open_environment
-from prismrec.artifacts.model_folder import dump_json
 from prismrec.data.histories import SplitPoints
 from prismrec.evaluation.evaluate import evaluate
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
@@ -139,12 +136,7 @@ def as_table(report: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure one environment's workspace."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="base", help="Kedro environment, such as base (the demo) or ml1m")
-    parser.add_argument("--part", choices=("validation", "test"), default="test", help="which targets")
-    parser.add_argument("--users", type=int, default=100_000, help="a random so many at most")
-    parser.add_argument("--out", type=Path, help="folder of the JSON; printed only, where none is given")
-    options = parser.parse_args(arguments)
+    options = parse(__doc__, arguments)
     catalog, settings, _ = open_environment(options.env)
     known, points = event_table(catalog.load("histories")), SplitPoints.from_frame(catalog.load("splits"))
     events = known.without_times(np.ones(len(known), dtype=bool))
@@ -154,14 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
     cells_N = catalog.load("item_cells")["cells"]
     report = measure(rows(catalog, options.part, recommendable_N), events, cases, recommendable_N, cells_N)
     print(as_table(report), flush=True)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        made_with = {"env": options.env, "part": options.part, "split_hash": _split(catalog)}
-        (options.out / f"{settings['workspace']}.json").write_text(dump_json({"made_with": made_with, **report}))
-
-
-def _split(catalog: Any) -> str:
-    return str(catalog.load("sequence_building_metrics")["split_hash"])
+    split_hash = catalog.load("sequence_building_metrics")["split_hash"]
+    made_with = {"env": options.env, "part": options.part, "split_hash": split_hash}
+    write(options.out, settings["workspace"], {"made_with": made_with, **report})
 
 
 if __name__ == "__main__":
