@@ -293,7 +293,7 @@ def test_tables_of_our_rows_and_a_peers(tmp_path: Path, capsys: pytest.CaptureFi
     first = results.with_suffix(".md").read_text(encoding="utf-8")
     assert table.strip() == first.strip()
     lines = table.splitlines()
-    assert lines[lines.index("### " + score.HEADINGS["free"]) + 4].startswith(
+    assert lines[lines.index("### " + score.HEADINGS["free"]) + 6].startswith(
         "| RecTools SASRec | training | 7 | 1.0000 [1.0"
     )
     assert "- RecTools EASE: MemoryError: too big" in lines
@@ -358,9 +358,18 @@ def test_tables_say_which_budget_was_larger() -> None:
     known = ours.TUNED["ml1m"]
     budgets = f"prismrec HyMiRec {known['hymirec']} × 1,000 s; prismrec's SASRec {known['sasrec']} × 1,100 s"
     assert f"Ours, settings tried × seconds that the kept one trained: {budgets}." in lines
-    assert "No more than peers' 2 × 1,200 s: prismrec's SASRec." in lines
-    cells[0]["trials"] = 1
-    assert "No more than" not in score.as_markdown({"ml1m": cells})
+    within, beyond = (lines.index(f"#### {heading}") for heading in score.BUDGETS.values())
+    assert within < beyond
+    # Settings tried at unknown cost count as more.
+    for cell, seconds, place in ((cells[2], 1000, beyond), (cells[1], 10, within), (cells[1], None, beyond)):
+        cell["training"] = {"seconds": seconds, "peak_mb": None}
+        shown = score.as_markdown({"ml1m": cells}).splitlines()
+        row = next(number for number, line in enumerate(shown) if line.startswith(f"| {cell['label']} "))
+        heading = next(line for line in reversed(shown[:row]) if line.startswith("####"))
+        assert heading == lines[place], (cell["label"], seconds)
+    for label in ("RecTools SASRec", "prismrec's popularity"):
+        row = next(number for number, line in enumerate(lines) if line.startswith(f"| {label} "))
+        assert within < row < beyond
 
 
 def test_tables_say_which_of_our_rows_is_missing() -> None:
