@@ -2,6 +2,7 @@ r"""Recall of items that training never met: a random item hold-out, resumable.
 
     kedro run --env ml1m --pipelines data_validation,sequence_building,lightweight_encoder
     python -m benchmarks.cold_items --env ml1m --seeds 0 1 2 --out benchmarks/results/cold_items
+    python -m benchmarks.cold_items --env ml1m --seeds 10 --lifts 0 0.3 0.6 1 --out benchmarks/results/cold_items/lifts
 
 A share of the items with events (10 % by default) is held out: their events are taken out of every history, their texts
 stay in the catalogue. Each user's first 80 % of the other events train stage 3 (`lightweight_encoder`, with the
@@ -12,7 +13,9 @@ One JSON a seed, `OUT/<workspace>-<seed>.json`; a seed whose file is there and w
 run again. In it, over users: recall@10 and @50 with 95 % bootstrap intervals for three rankers, and the paired
 difference to each of the others, in two settings. *full*: all items that are not in the history compete. *held_out*:
 the held-out items alone. Text-kNN is the cosine of text embeddings to the history, weighted 0.7^age; its text is that
-of the frozen text encoder. Chance is the expectation over all orders.
+of the frozen text encoder. Chance is the expectation over all orders. With `--lifts` our ranker is measured at each of
+these values of `untrained_lift` instead of the environment's, all after one training: choose by hold-outs (seeds) that
+are not reported.
 
 Shapes: U users, C cases (users with a target), N items, E width of text embeddings.
 """
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,31 +166,48 @@ def summary(rankers: list[Ranker], world: HoldOut, events: EventTable, allowed_N
     return report
 
 
-def run_cell(catalog: Any, parameters: LightweightEncoderParameters, share: float, seed: int) -> dict[str, Any]:
-    """Hold out, train, rank: one seed."""
+def run_cell(
+    catalog: Any, parameters: LightweightEncoderParameters, share: float, seed: int, lifts: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Hold out, train, rank: one seed; once for each lift if there are any."""
     item_map, text = catalog.load("item_map"), catalog.load("pretrained_text_embeddings")
     facts = catalog.load("text_encoding")
     world = hold_out(catalog.load("histories"), len(item_map), share, seed)
     trained, cost = measured(lambda: train_encoder(text, facts, item_map, world.histories, world.splits, parameters))
-    vectors, encoder, metrics = trained[1], trained[2], trained[-1]
+    tower, vectors, encoder, metrics = trained[0], trained[1], trained[2], trained[-1]
     assert not vectors["trained"][world.held_N].any(), "a held-out item was trained on"
     recommendable_N, held_N = torch.from_numpy(vectors["recommendable"]), torch.from_numpy(world.held_N)
     events = EventTable(world.histories.offsets, world.histories.items, world.histories.timestamps)
-    ours = LightweightEncoderRanker(encoder, torch.from_numpy(vectors["vectors"]), recommendable_N)
-    rankers: list[Ranker] = [ours, TextKNN(text["embeddings"]), Chance(len(item_map))]
-    with torch.inference_mode():
+    others: list[Ranker] = [TextKNN(text["embeddings"]), Chance(len(item_map))]
+    about = {
+        "items": {"recommendable": int(recommendable_N.sum()), "held_out": int((held_N & recommendable_N).sum())},
+        "cases": {"users": len(world.users_C), "targets": int(world.targets.mask_CT.sum())},
+        "validation": {name: value for name, value in metrics.items() if name.startswith("validation")},
+        "training": cost.as_dict(),
+    }
+
+    def ranked(vectors_ND: Tensor) -> dict[str, Any]:
+        rankers = [LightweightEncoderRanker(encoder, vectors_ND, recommendable_N), *others]
         return {
-            "items": {"recommendable": int(recommendable_N.sum()), "held_out": int((held_N & recommendable_N).sum())},
-            "cases": {"users": len(world.users_C), "targets": int(world.targets.mask_CT.sum())},
-            "validation": {name: value for name, value in metrics.items() if name.startswith("validation")},
             "full": summary(rankers, world, events, recommendable_N),
             "held_out": summary(rankers, world, events, recommendable_N & held_N),
-            "training": cost.as_dict(),
         }
+
+    with torch.inference_mode():
+        if not lifts:
+            return {**about, **ranked(torch.from_numpy(vectors["vectors"]))}
+        text_NE, trained_N = torch.from_numpy(trained[3]["embeddings"]), torch.from_numpy(vectors["trained"])
+        unit_D, by_lift = F.normalize(tower.lift_D, dim=0), {}
+        for lift in lifts:
+            tower.lift_D = lift * unit_D
+            by_lift[f"{lift:g}"] = ranked(tower(text_NE, trained_N))
+        return {**about, "lifts": by_lift}
 
 
 def as_table(cell: dict[str, Any]) -> str:
     """One line a ranker."""
+    if "lifts" in cell:
+        return "\n".join(f"lift {lift}\n{as_table(found)}" for lift, found in cell["lifts"].items())
     lines = [f"{'among':<10} {'metric':<10} {'ranker':<20} {'mean':>6}  interval"]
     for among in ("full", "held_out"):
         for metric, figures in cell[among].items():
@@ -201,18 +222,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--env", default="base", help="Kedro environment, such as base (the demo) or ml1m")
     parser.add_argument("--share", type=float, default=0.1, help="share of the items that is held out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one hold-out each")
+    parser.add_argument("--lifts", type=float, nargs="+", default=[], help="values of untrained_lift to compare")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
     options = parser.parse_args(arguments)
     catalog, settings, all_parameters = open_environment(options.env)
     parameters = LightweightEncoderParameters.model_validate(all_parameters["lightweight_encoder"])
     made_with = {"env": options.env, "share": options.share, "parameters": parameters.model_dump()}
+    if options.lifts:
+        made_with["lifts"] = options.lifts
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         path = options.out / f"{settings['workspace']}-{seed}.json"
         if path.is_file() and json.loads(path.read_text())["made_with"] == {**made_with, "seed": seed}:
             print(f"{path} is there")
             continue
-        cell = run_cell(catalog, parameters, options.share, seed)
+        cell = run_cell(catalog, parameters, options.share, seed, options.lifts)
         written = path.with_suffix(".partial")
         written.write_text(dump_json({"made_with": {**made_with, "seed": seed}, "machine": machine(), **cell}))
         written.replace(path)

@@ -1,10 +1,12 @@
 """Fit of the merge's weights on validation events (our choice): a handful of numbers, no gradient steps.
 
-The likelihood of the targets under the pool, Σ log softmax(Σ_m w_m s_m), is concave in the weights: Newton's method
-finds its one maximum. Likelihood counts the whole catalogue, NDCG only the top, so the weights are then moved one at a
-time as long as validation NDCG@10 rises. A weight never falls below zero: a member that does not help is left out.
-Last, all weights are multiplied by the one factor under which the targets are likeliest: no item changes its place, and
-the weights that interests are shown with are those that validation saw.
+The likelihood of the targets under the pool, Σ log softmax(Σ_m w_m s_m), is concave in the weights: Newton's method,
+with an active set since no weight may fall below zero, finds its one maximum. Likelihood counts the whole catalogue,
+NDCG only the top, so the weights are then moved one at a time as long as validation NDCG@10 rises; a member that was
+left out is tried again. Where there are other weights to beat, the climb starts from them too, and they stay unless it
+ends above them by more than a standard error of the difference. Last, all weights are multiplied by the one factor
+under which the targets are likeliest: no item changes its place, and the weights that interests are shown with are
+those that validation saw.
 
 Notable: the members have not learned from validation events, or the fit would trust what merely remembers them.
 
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prismrec.metrics.ranking import rank_targets, ranking_metrics
+from prismrec.metrics.ranking import per_user_metrics, rank_targets, ranking_metrics
 from prismrec.models.events import EventTable
 from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.rankers import Ranker
@@ -29,10 +31,13 @@ from prismrec.retrieval.chunks import chunk_size
 from prismrec.retrieval.topk import exclude
 from prismrec.training.sequences import TrainingData
 
-HELD_SCORES = 2**28  # of all members and cases together, in fp32: 1 GiB
+HELD_SCORES = 2**29  # of all members and cases together, in fp32: 2 GiB
 CHUNK = 128  # cases whose scores are looked at together
 MOST_STEPS = 50
+NO_GRADIENT = 1e-6  # of the mean log-likelihood in a weight
+NO_SPREAD = 1e-3  # of scores that single precision does not tell apart
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with; 0 leaves a member out
+SHARES = (0.1, 0.3, 1.0)  # of the other members' mean say, with which one is tried that was left out
 ROUNDS = 3
 FACTORS = (1 / 32, 32.0)  # between which the common factor lies
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -46,6 +51,7 @@ class Cases(NamedTuple):
     excluded_CN: Tensor
     targets_CT: Tensor
     mask_CT: Tensor
+    spread_M: Tensor  # standard deviation of a member's scores among a case's items, mean over cases
 
 
 class Fitted(NamedTuple):
@@ -59,7 +65,8 @@ def fit_merge(members: Mapping[str, Ranker], data: TrainingData, rivals: Mapping
     """Weights of the members that rank the validation events best, with their times and without.
 
     Args:
-        rivals: other weights of these members, by name; they stay where they rank better than what the fit finds.
+        rivals: other weights of these members, by name; the best of them stays unless the fit finds what ranks
+            better by more than a standard error of the paired difference.
     """
     rivals = rivals or {}
     merge = Merge(MergeConfig(tuple(members)))
@@ -68,11 +75,12 @@ def fit_merge(members: Mapping[str, Ranker], data: TrainingData, rivals: Mapping
     for buffer, events, suffix in (("timed_M", data.events, ""), ("timeless_M", timeless, "_time_free")):
         cases = _cases(members, data, events)
         likely_M = _most_likely(cases)
-        tried = {"climbed": _climb(likely_M, cases), **{name: getattr(rival, buffer) for name, rival in rivals.items()}}
-        ranked = {name: _ndcg(weights_M, cases) for name, weights_M in tried.items()}
-        weights_M = _calibrated(tried[max(ranked, key=lambda name: ranked[name])], cases)  # of equals the climbed
+        others = {name: getattr(rival, buffer) for name, rival in rivals.items()}
+        climbed = [_climb(start_M, cases) for start_M in (likely_M, *others.values())]
+        weights_M = _calibrated(_chosen(climbed, list(others.values()), cases), cases)
         getattr(merge, buffer).copy_(weights_M)
-        found = _figures(members, weights_M, likely_M, cases) | {f"ndcg@10_{name}": ranked[name] for name in rivals}
+        found = _figures(members, weights_M, likely_M, cases)
+        found |= {f"ndcg@10_{name}": _ndcg(other_M, cases) for name, other_M in others.items()}
         figures |= {f"{name}{suffix}": value for name, value in found.items()}
     return Fitted(merge.eval(), figures | {f"weight_{name}": weight for name, weight in merge.weights().items()})
 
@@ -109,7 +117,16 @@ def _cases(members: Mapping[str, Ranker], data: TrainingData, events: EventTable
         for m, ranker in enumerate(members.values()):
             scores_MCN[m, chunk] = ranker.scores(events, users_B, ends_B)
     scores_MCN.masked_fill_(excluded_CN, 0.0)
-    return Cases(scores_MCN, excluded_CN, known.targets_CT[::step], known.mask_CT[::step])
+    spread_M = _spread(scores_MCN, excluded_CN)
+    return Cases(scores_MCN, excluded_CN, known.targets_CT[::step], known.mask_CT[::step], spread_M)
+
+
+def _spread(scores_MCN: Tensor, excluded_CN: Tensor) -> Tensor:
+    items_C = (~excluded_CN).sum(1).clamp_min(1)  # excluded ones add nothing to the sums
+    mean_MC = scores_MCN.sum(2) / items_C
+    variance_MC = torch.linalg.vector_norm(scores_MCN, dim=2).square() / items_C - mean_MC.square()
+    spread_M: Tensor = variance_MC.clamp_min(0.0).sqrt().double().mean(1)
+    return spread_M
 
 
 def _pooled(weights_M: Tensor, cases: Cases, chunk: slice) -> Tensor:
@@ -119,8 +136,28 @@ def _pooled(weights_M: Tensor, cases: Cases, chunk: slice) -> Tensor:
 
 
 def _ndcg(weights_M: Tensor, cases: Cases) -> float:
-    ranks = rank_targets(_pooled(weights_M, cases, slice(None)), cases.targets_CT, cases.mask_CT)
+    return _mean_ndcg(_pooled(weights_M, cases, slice(None)), cases)
+
+
+def _mean_ndcg(scores_CN: Tensor, cases: Cases) -> float:
+    ranks = rank_targets(scores_CN, cases.targets_CT, cases.mask_CT)
     return float(ranking_metrics(ranks, cutoffs=(10,))["ndcg@10"])
+
+
+def _ndcg_of_each(weights_M: Tensor, cases: Cases) -> np.ndarray:
+    """[C] NDCG@10."""
+    ranks = rank_targets(_pooled(weights_M, cases, slice(None)), cases.targets_CT, cases.mask_CT)
+    return per_user_metrics(ranks, (10,))["ndcg@10"]
+
+
+def _chosen(climbed: list[Tensor], others: list[Tensor], cases: Cases) -> Tensor:
+    """The best of what was climbed to, unless one of the other weights ranks as well but for a standard error."""
+    found_M = max(climbed, key=lambda weights_M: _ndcg(weights_M, cases))  # of equals the first
+    if not others:
+        return found_M
+    other_M = max(others, key=lambda weights_M: _ndcg(weights_M, cases))
+    more_C = _ndcg_of_each(found_M, cases) - _ndcg_of_each(other_M, cases)
+    return found_M if more_C.mean() > more_C.std() / math.sqrt(len(more_C)) else other_M
 
 
 class _Likelihood(NamedTuple):
@@ -151,16 +188,45 @@ def _likelihood(weights_M: Tensor, cases: Cases) -> _Likelihood:
 
 
 def _most_likely(cases: Cases) -> Tensor:
-    """Newton's method from equal weights, halving a step that overshoots; a negative weight ends at zero.
+    """The weights, none negative, under which the targets are likeliest.
 
-    Equal weights stay where none is positive.
+    An active set: Newton's method among the free members; where it ends below zero, the way there stops at the first
+    weight that reaches zero, and that member is no longer free; one that the gradient asks for becomes free again. The
+    likelihood rises with every step. Equal weights stay where no member helps.
     """
     members = cases.scores_MCN.shape[0]
-    weights_M = torch.full((members,), 1.0 / members, dtype=torch.float64)
-    now = _likelihood(weights_M, cases)
-    damping = 1e-9 * torch.eye(members, dtype=torch.float64)
+    equal_M = torch.full((members,), 1.0 / members, dtype=torch.float64)
+    useful_M = cases.spread_M > NO_SPREAD  # recency without times says the same of all items: it is never free
+    free_M, weights_M = useful_M.clone(), equal_M * useful_M
     for _ in range(MOST_STEPS):
-        step_M = torch.linalg.solve(now.curvature_MM + damping, now.gradient_M)
+        if not free_M.any():
+            break
+        peak_M, gradient_M = _newton(weights_M, free_M, cases)
+        if (peak_M < 0).any():
+            share_M = torch.where(peak_M < 0, weights_M / (weights_M - peak_M), torch.inf)
+            stopped = int(share_M.argmin())
+            weights_M = (weights_M + share_M[stopped] * (peak_M - weights_M)).clamp_min(0.0)
+            weights_M[stopped], free_M[stopped] = 0.0, False
+            continue
+        weights_M = peak_M
+        asked_M = gradient_M.masked_fill(free_M | ~useful_M, 0.0)
+        if asked_M.max() <= NO_GRADIENT:
+            break
+        free_M[asked_M.argmax()] = True
+    return weights_M if weights_M.any() else equal_M
+
+
+def _newton(weights_M: Tensor, free_M: Tensor, cases: Cases) -> tuple[Tensor, Tensor]:
+    """Where the likelihood is highest if the free weights may be anything, and its gradient there.
+
+    Newton's method, halving a step that overshoots.
+    """
+    now = _likelihood(weights_M, cases)
+    for _ in range(MOST_STEPS):
+        curvature_FF = now.curvature_MM[free_M][:, free_M]
+        damped_FF = curvature_FF + 1e-9 * torch.eye(len(curvature_FF), dtype=torch.float64)
+        step_M = torch.zeros_like(weights_M)
+        step_M[free_M] = torch.linalg.solve(damped_FF, now.gradient_M[free_M])
         for _halving in range(MOST_STEPS):
             then = _likelihood(weights_M + step_M, cases)
             if then.value >= now.value:
@@ -171,24 +237,47 @@ def _most_likely(cases: Cases) -> Tensor:
         weights_M, gain, now = weights_M + step_M, then.value - now.value, then
         if gain < 1e-7:
             break
-    kept_M = weights_M.clamp_min(0.0)
-    kept_M[now.curvature_MM.diagonal() == 0] = 0.0  # it says the same of all items, as recency does without times
-    return kept_M if kept_M.any() else torch.full_like(kept_M, 1.0 / members)
+    return weights_M, now.gradient_M
 
 
 def _climb(weights_M: Tensor, cases: Cases) -> Tensor:
-    """One weight at a time, by the factor that brings the highest NDCG@10, until none does."""
+    """One weight at a time, by what brings the highest NDCG@10, until nothing does."""
     best = _ndcg(weights_M, cases)
     for _ in range(ROUNDS):
         before = best
         for member in range(len(weights_M)):
-            for candidate_M in [_scaled(weights_M, member, factor) for factor in STEPS]:
-                found = _ndcg(candidate_M, cases)
-                if found > best:
-                    best, weights_M = found, candidate_M
+            weights_M, best = _moved(weights_M, best, member, cases)
         if best == before:
             break
     return weights_M
+
+
+def _moved(weights_M: Tensor, best: float, member: int, cases: Cases) -> tuple[Tensor, float]:
+    """The weights with the best one of this member, and their NDCG@10."""
+    others_M = weights_M.clone()
+    others_M[member] = 0.0
+    rest_CN = _pooled(others_M, cases, slice(None))  # the others' part is the same for all that is tried
+    for weight in _tries(weights_M, member, cases):
+        found = _mean_ndcg(torch.add(rest_CN, cases.scores_MCN[member], alpha=weight), cases)
+        if found > best:
+            best, weights_M = found, others_M.clone()
+            weights_M[member] = weight
+    return weights_M, best
+
+
+def _tries(weights_M: Tensor, member: int, cases: Cases) -> list[float]:
+    """Weights to try: the present one's multiples, or what gives a member that was left out a say beside the others.
+
+    A member's say is its weight times how far it tells items apart: the spread of its scores. The last member is never
+    left out.
+    """
+    alone = not (weights_M > 0)[torch.arange(len(weights_M)) != member].any()
+    if weights_M[member] > 0:
+        return [float(weights_M[member]) * factor for factor in STEPS if factor > 0 or not alone]
+    if alone or cases.spread_M[member] <= NO_SPREAD:
+        return []
+    say = float((weights_M * cases.spread_M)[weights_M > 0].mean() / cases.spread_M[member])
+    return [say * share for share in SHARES]
 
 
 def _calibrated(weights_M: Tensor, cases: Cases) -> Tensor:
@@ -209,9 +298,3 @@ def _log_likelihood(weights_M: Tensor, cases: Cases) -> float:
         log_BN = _pooled(weights_M, cases, chunk).log_softmax(1)
         total += float(log_BN.gather(1, cases.targets_CT[chunk])[cases.mask_CT[chunk]].double().sum())
     return total / int(cases.mask_CT.sum())
-
-
-def _scaled(weights_M: Tensor, member: int, factor: float) -> Tensor:
-    scaled_M = weights_M.clone()
-    scaled_M[member] *= factor
-    return scaled_M
