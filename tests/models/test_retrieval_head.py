@@ -79,8 +79,9 @@ def test_every_cell_is_a_softmax_over_its_own_items(case: Table, seed: int) -> N
     for cell in range(num_cells):
         members = torch.nonzero((cells_N == cell) & recommendable_N).flatten()
         assert table.occupied_G[cell] == (len(members) > 0)
-        assert table.items_GS[cell][table.mask_GS[cell]].tolist() == members.tolist()
         if len(members):
+            bucket, row = table.buckets[table.bucket_G[cell]], table.row_G[cell]
+            assert bucket.items_gs[row][bucket.mask_gs[row]].tolist() == members.tolist()
             expected = (made.scale * vectors_BGD[:, cell] @ items_ND[members].T).log_softmax(-1)
             torch.testing.assert_close(found[:, members], expected, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(found[:, members].exp().sum(1), torch.ones(3), atol=1e-5, rtol=0)

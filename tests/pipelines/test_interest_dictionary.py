@@ -1,5 +1,6 @@
 """Nodes of `interest_dictionary`: fit, refresh, cells, reports; what a refresh that was cut off leaves."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -401,16 +402,30 @@ def test_a_report_gone_on_with_compares_with_the_parent(tmp_path: Path) -> None:
     assert report("2") == report("1")
 
 
-def test_the_weights_of_the_unified_model_stay_where_the_posterior_went_on(tmp_path: Path) -> None:
-    merge = Merge(MergeConfig(("hymirec", "gemirec")))
-    merge.timed_M.copy_(torch.tensor([0.75, 0.25]))
+def unified_arguments(members: tuple[str, ...], previous: Path) -> dict[str, Any]:
+    """What is asked where the posterior was refreshed, beside HyMiRec of these members."""
+    known = {"merge": Merge(MergeConfig(members)), "previous_unified_merge": previous}
+    every = dict.fromkeys(inspect.signature(nodes.fit_unified_merge).parameters)
+    return every | known | {"posterior_curve": {"posterior_refreshed": True}}
+
+
+@pytest.mark.parametrize("names", [("refined", "coarse", "gemirec"), ("hymirec", "gemirec")])
+def test_the_weights_of_the_unified_model_stay_where_the_posterior_went_on(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Those of its members, or of HyMiRec as a whole and GemiRec, as releases before fitted them."""
+    merge = Merge(MergeConfig(names))
+    merge.timed_M.copy_(torch.arange(1, len(names) + 1) / len(names))
     merge.save(tmp_path)
-    nothing = [None] * 14
-    kept, figures = nodes.fit_unified_merge(
-        *nothing, posterior_curve={"posterior_refreshed": True}, previous_unified_merge=tmp_path
-    )
+    kept, figures = nodes.fit_unified_merge(**unified_arguments(("refined", "coarse"), tmp_path))
     assert kept.weights() == merge.weights()
     assert set(figures.values()) == set(merge.weights().values())
+
+
+def test_weights_of_other_members_are_refused(tmp_path: Path) -> None:
+    Merge(MergeConfig(("refined", "coarse", "gemirec"))).save(tmp_path)
+    with pytest.raises(UserError, match="merged refined, coarse, gemirec; this one has refined, coarse, recency"):
+        nodes.fit_unified_merge(**unified_arguments(("refined", "coarse", "recency"), tmp_path))
 
 
 # What is left of a refresh that was cut off

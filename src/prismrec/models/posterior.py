@@ -196,7 +196,8 @@ class Posterior(nn.Module):
 
     def log_probabilities_of(self, states_PH: Tensor, prior_PG: Tensor | None, cells_PT: Tensor) -> Tensor:
         """Exact log P(m | u) of some occupied cells, in any dictionary: [P, T]."""
-        if self.exact:
+        prefixes = math.prod(self.config.sizes[:-1])
+        if self.exact and cells_PT.shape[1] >= prefixes:  # all cells cost no more than so many paths
             return self.all_cells(states_PH, prior_PG).gather(1, cells_PT)
         log_PT = states_PH.new_zeros(cells_PT.shape, dtype=torch.float32)
         prefix_PTH = states_PH.new_zeros(*cells_PT.shape, self.config.hidden)

@@ -63,31 +63,22 @@ class CellTable:
         starts_G = counts_G.cumsum(0) - counts_G
         place_N = torch.arange(len(members)) - starts_G[cells_N[members]]
         width = int(counts_G.max()) if len(members) else 0
-        self.items_GS = torch.zeros(num_cells, width, dtype=torch.int64)
-        self.items_GS[cells_N[members], place_N] = members
-        self.mask_GS = torch.arange(width) < counts_G[:, None]
+        items_GS = torch.zeros(num_cells, width, dtype=torch.int64)
+        items_GS[cells_N[members], place_N] = members
+        mask_GS = torch.arange(width) < counts_G[:, None]
         self.occupied_G = counts_G > 0
         self.cells_N = cells_N
         self.place_N = torch.zeros(len(cells_N), dtype=torch.int64)
         self.place_N[members] = place_N
         self.recommendable_N = recommendable_N
-        self.buckets = list(self._buckets(counts_G))
+        self.buckets = list(_buckets(counts_G, items_GS, mask_GS))
+        self.bucket_G, self.row_G = torch.zeros(2, num_cells, dtype=torch.int64)  # where a cell lies in the buckets
+        for number, bucket in enumerate(self.buckets):
+            self.bucket_G[bucket.cells_g] = number
+            self.row_G[bucket.cells_g] = torch.arange(len(bucket.cells_g))
         self.occupied_O = torch.cat([bucket.cells_g for bucket in self.buckets] or [members])  # in the buckets' order
         self.members_n = torch.cat([bucket.items_gs[bucket.mask_gs] for bucket in self.buckets] or [members])
         self._vectors: tuple[Tensor, list[Tensor]] | None = None
-
-    def _buckets(self, counts_G: Tensor) -> Iterator[Bucket]:
-        """Cells by size, as many together as are at most twice as large as the first: so padding is below a half."""
-        sizes_O, cells_O = counts_G.sort(stable=True)
-        cells_O, sizes = cells_O[sizes_O > 0], sizes_O[sizes_O > 0].tolist()
-        start = 0
-        while start < len(sizes):
-            stop = bisect_right(sizes, 2 * sizes[start])
-            cells_g = cells_O[start:stop]
-            items_gs, mask_gs = self.items_GS[cells_g, : sizes[stop - 1]], self.mask_GS[cells_g, : sizes[stop - 1]]
-            penalty_gs = torch.zeros(mask_gs.shape).masked_fill(~mask_gs, -torch.inf)
-            yield Bucket(cells_g, items_gs, mask_gs, penalty_gs[:, None])
-            start = stop
 
     def vectors(self, items_ND: Tensor) -> list[Tensor]:
         """The items' vectors, bucket by bucket: [g, D, s]; laid out once, for what is asked of the same table again."""
@@ -106,6 +97,20 @@ class CellTable:
         probability_PN = logits_PN.float().masked_fill(~self.recommendable_N, -torch.inf).softmax(1)
         mass_PG = probability_PN.new_zeros(len(logits_PN), len(self.occupied_G))
         return mass_PG.index_add_(1, self.cells_N, probability_PN).log().clamp_min(LEAST_LOG_MASS)
+
+
+def _buckets(counts_G: Tensor, items_GS: Tensor, mask_GS: Tensor) -> Iterator[Bucket]:
+    """Cells by size, as many together as are at most twice as large as the first: so padding is below a half."""
+    sizes_O, cells_O = counts_G.sort(stable=True)
+    cells_O, sizes = cells_O[sizes_O > 0], sizes_O[sizes_O > 0].tolist()
+    start = 0
+    while start < len(sizes):
+        stop = bisect_right(sizes, 2 * sizes[start])
+        cells_g = cells_O[start:stop]
+        items_gs, mask_gs = items_GS[cells_g, : sizes[stop - 1]], mask_GS[cells_g, : sizes[stop - 1]]
+        penalty_gs = torch.zeros(mask_gs.shape).masked_fill(~mask_gs, -torch.inf)
+        yield Bucket(cells_g, items_gs, mask_gs, penalty_gs[:, None])
+        start = stop
 
 
 @dataclass(frozen=True)
@@ -179,9 +184,16 @@ class RetrievalHead(SavedModule):
         cell_P = table.cells_N[targets_P]
         hidden_PH = F.gelu(self.user_in(user_PD) + self.cell_in(cells_GE[cell_P]))
         vector_PD = F.normalize(user_PD + self.out(self.dropout(hidden_PH)), dim=-1)
-        logits_PS = torch.einsum("pd,psd->ps", vector_PD, items_ND[table.items_GS[cell_P]]).float() * self.scale
-        logits_PS = logits_PS.masked_fill(~table.mask_GS[cell_P], -torch.inf)
-        return F.cross_entropy(logits_PS, table.place_N[targets_P])
+        bucket_P, row_P = table.bucket_G[cell_P], table.row_G[cell_P]
+        total = vector_PD.new_zeros((), dtype=torch.float32)
+        for number, bucket in enumerate(table.buckets):
+            rows_p = torch.nonzero(bucket_P == number).flatten()
+            if len(rows_p):
+                own_p = row_P[rows_p]
+                logits_ps = torch.einsum("pd,psd->ps", vector_PD[rows_p], items_ND[bucket.items_gs[own_p]])
+                logits_ps = logits_ps.float() * self.scale + bucket.penalty_g1s[own_p, 0]
+                total = total + F.cross_entropy(logits_ps, table.place_N[targets_P[rows_p]], reduction="sum")
+        return total / len(targets_P)
 
     def log_probabilities(self, user_BD: Tensor, cells_GE: Tensor, items_ND: Tensor, table: CellTable) -> Tensor:
         """Log P(i | u, m_i) of every item: [B, N]; -inf for items that take no part."""

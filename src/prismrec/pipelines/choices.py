@@ -5,7 +5,7 @@ fit* (the pipeline `final_fit`) then trains once more, on these events too, with
 of every user is what says most of the next one. Nothing is picked in it, so nothing is picked on what was trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prismrec.errors import UserError
@@ -46,14 +46,21 @@ def settled_merge(choices: Mapping[str, Any] | None, merge: str, members: Mappin
     from prismrec.models.merge import Merge, MergeConfig
 
     found = choices["merges"][merge]
-    if tuple(found["members"]) != tuple(members):
-        raise UserError(
-            f"The run before merged {', '.join(found['members'])}; this one has {', '.join(members)}.", merge, FIRST
-        )
+    check_members(found["members"], members, merge, FIRST)
     settled = Merge(MergeConfig(tuple(members)))
     settled.timed_M.copy_(torch.tensor(found["timed"], dtype=torch.float64))
     settled.timeless_M.copy_(torch.tensor(found["timeless"], dtype=torch.float64))
     return settled.eval()
+
+
+def check_members(before: Iterable[str], members: Iterable[str], merge: str, mend: str) -> None:
+    """Refuse weights of an earlier run that are of other members.
+
+    Raises:
+        UserError: naming both, and what to do.
+    """
+    if tuple(before) != tuple(members):
+        raise UserError(f"The run before merged {', '.join(before)}; this one has {', '.join(members)}.", merge, mend)
 
 
 def collect_choices(

@@ -13,10 +13,11 @@ from prismrec.data.histories import Histories
 from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
 from prismrec.errors import UserError
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
-from prismrec.pipelines.choices import settled_epochs, settled_merge
+from prismrec.pipelines.choices import check_members, settled_epochs, settled_merge
 from prismrec.pipelines.inputs import training_data, training_summary
 from prismrec.pipelines.llm_recommender.nodes import merge_members, recommender_ranker
 
+IN_FULL = "Train posterior and retrieval head anew on the refreshed dictionary: interest_dictionary.refresh_share=1"
 log = logging.getLogger(__name__)
 
 
@@ -282,7 +283,7 @@ def _before(
             "it cannot be chosen, nor its temperature fitted, on these.",
             "interest_dictionary.refresh",
             "Refresh in a final fit (kedro run --pipelines final_fit --params interest_dictionary.refresh=true), or "
-            "train posterior and retrieval head anew on the refreshed dictionary: interest_dictionary.refresh_share=1",
+            f"{IN_FULL[0].lower()}{IN_FULL[1:]}",
         )
     found = model.config.dictionary
     if found == dictionary.version:  # the dictionary is unchanged
@@ -295,7 +296,7 @@ def _before(
             f"The previous {name} rests on the interest dictionary {found}; this one goes on with {parent}, as a run "
             "that was cut off may leave it.",
             f"previous_{name}",
-            "Train posterior and retrieval head anew on the refreshed dictionary: interest_dictionary.refresh_share=1",
+            IN_FULL,
         )
     check_version("origins of the dictionary", stamped_version(dictionary_origins), dictionary.version, "06_models")
     return _Before(model, Origins.load(dictionary_origins))
@@ -479,14 +480,19 @@ def fit_unified_merge(
     Args:
         choices: what a run before settled, for a final fit: then its weights stay.
         posterior_curve, previous_unified_merge: where the posterior went on from the previous one, the weights stay.
-    """
-    from prismrec.models.rankers import GEMIREC
 
-    settled = None
+    Raises:
+        UserError: the weights that would stay are of other members.
+    """
+    from prismrec.models.rankers import GEMIREC, HYMIREC
+
+    settled, names = None, (*merge.config.members, GEMIREC)
     if choices is not None:
-        settled = settled_merge(choices, "unified_merge", dict.fromkeys((*merge.config.members, GEMIREC)))
+        settled = settled_merge(choices, "unified_merge", dict.fromkeys(names))
     elif posterior_curve is not None and posterior_curve["posterior_refreshed"]:
         settled = _load_if_there(previous_unified_merge)
+        if settled is not None and settled.config.members != (HYMIREC, GEMIREC):  # as releases before weighed the two
+            check_members(settled.config.members, names, "unified_merge", IN_FULL)
     if settled is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker
