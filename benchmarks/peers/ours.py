@@ -65,8 +65,8 @@ NODES = {
 # when you tune.
 TUNED: dict[str, dict[str, int]] = {
     "ml1m": {
-        "sasrec": 2,
-        "sasrec_transitions": 17,
+        "sasrec": 3,
+        "sasrec_transitions": 18,
         "comirec": 3,
         "lightweight_encoder": 3,
         "llm_recommender": 6,
