@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from prismrec.metrics.calibration import calibration_error, log_likelihood, shown_cells
@@ -165,8 +166,7 @@ class PosteriorTask(_GemiRecTask):
 
 
 TEMPERATURES = (0.25, 4.0)  # between which the fitted one lies
-GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-SEARCH_STEPS = 24  # to a relative precision of 3e-5
+PRECISION = 3e-5  # relative
 
 
 @torch.inference_mode()
@@ -174,7 +174,7 @@ def fit_temperature(ranker: GemiRecRanker, data: TrainingData) -> float:
     """Set the posterior's temperature to that of the highest likelihood of the validation targets, and return it.
 
     Temperature scaling (Guo et al., 2017): what was trained on events is too sure of events that it has not seen. The
-    likelihood has one maximum in 1 / temperature (it is concave), which a golden-section search finds.
+    likelihood has one maximum in 1 / temperature (it is concave), which Brent's method finds.
     """
     posterior, cases = ranker.posterior, data.validation
     states, priors = [], []
@@ -195,14 +195,9 @@ def fit_temperature(ranker: GemiRecRanker, data: TrainingData) -> float:
         log_CT = posterior.log_probabilities_of(states_CH, prior_CG, cells_CT).where(known_CT, 0.0)
         return -float(log_CT.double().sum())
 
-    low, high = (math.log(end) for end in TEMPERATURES)
-    for _ in range(SEARCH_STEPS):
-        inner = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-        if loss(inner[0]) <= loss(inner[1]):
-            high = inner[1]
-        else:
-            low = inner[0]
-    posterior.config = replace(posterior.config, temperature=round(math.exp((low + high) / 2), 4))
+    ends = tuple(math.log(end) for end in TEMPERATURES)
+    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": PRECISION})
+    posterior.config = replace(posterior.config, temperature=round(math.exp(found.x), 4))
     return posterior.config.temperature
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from prismrec.metrics.ranking import per_user_metrics, rank_targets, ranking_metrics
@@ -40,8 +41,7 @@ STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried w
 SHARES = (0.1, 0.3, 1.0)  # of the other members' mean say, with which one is tried that was left out
 ROUNDS = 3
 FACTORS = (1 / 32, 32.0)  # between which the common factor lies
-GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-SEARCH_STEPS = 16  # to a relative precision of 3e-3
+PRECISION = 3e-3  # of that factor, relative
 
 
 class Cases(NamedTuple):
@@ -281,13 +281,14 @@ def _tries(weights_M: Tensor, member: int, cases: Cases) -> list[float]:
 
 
 def _calibrated(weights_M: Tensor, cases: Cases) -> Tensor:
-    """The weights times the factor under which the targets are likeliest; one maximum, found by golden section."""
-    low, high = (math.log(end) for end in FACTORS)
-    for _ in range(SEARCH_STEPS):
-        inner = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-        values = [_log_likelihood(math.exp(log_factor) * weights_M, cases) for log_factor in inner]
-        low, high = (low, inner[1]) if values[0] >= values[1] else (inner[0], high)
-    return math.exp((low + high) / 2) * weights_M
+    """The weights times the factor under which the targets are likeliest; there is one maximum."""
+
+    def loss(log_factor: float) -> float:
+        return -_log_likelihood(math.exp(log_factor) * weights_M, cases)
+
+    ends = tuple(math.log(end) for end in FACTORS)
+    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": PRECISION})
+    return math.exp(found.x) * weights_M
 
 
 def _log_likelihood(weights_M: Tensor, cases: Cases) -> float:
