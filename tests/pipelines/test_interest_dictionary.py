@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -243,6 +244,44 @@ def test_a_refresh_trains_on_from_the_previous_models(
         assert curves["posterior_validation_log_likelihood"] < 0 <= curves["posterior_validation_calibration_error"]
     cells = nodes.assign_cells(after["kept"].dictionary, item_vectors(nudge=0.01))
     nodes.check_one_dictionary(after["kept"].dictionary, after["posterior"], after["retrieval"], cells)
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    return all(
+        torch.equal(one, other) for one, other in zip(*(m.state_dict().values() for m in (first, second)), strict=True)
+    )
+
+
+def test_a_refresh_without_news_changes_nothing(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, before = day
+    again = run_stage(tmp_path / "same", upstream, folder)
+    other = run_stage(tmp_path / "other", upstream, folder, refresh_share=0.2)
+    for name in ("posterior", "retrieval"):
+        assert again["curves"][f"{name}_refreshed"]
+        assert again["curves"][f"{name}_epochs"] == 0
+        assert same_weights(before[name], again[name]), name
+        assert again[name].config == before[name].config
+        assert not same_weights(before[name], other[name]), "with other parameters it trains on"
+    for figure, value in again["curves"].items():
+        if figure.startswith("posterior_validation_cell"):
+            assert value == before["curves"][figure]
+
+
+def test_a_refresh_that_was_cut_off_ends_as_if_it_had_not_been(
+    day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
+) -> None:
+    """Cut between posterior and head: the dictionary and the posterior on disk are the refreshed ones."""
+    whole = run_stage(tmp_path / "whole", upstream, day[0], nudge=0.01)
+    cut = tmp_path / "cut"
+    for name, folder in (("dictionary", tmp_path / "whole"), ("posterior", tmp_path / "whole"), ("retrieval", day[0])):
+        shutil.copytree(folder / name, cut / name)
+    again = run_stage(tmp_path / "again", upstream, cut, nudge=0.01)
+    assert again["kept"].dictionary.version == whole["kept"].dictionary.version
+    for name in ("posterior", "retrieval"):
+        assert same_weights(whole[name], again[name]), name
+        assert again[name].config == whole[name].config
 
 
 def test_a_share_of_one_trains_both_anew(

@@ -137,6 +137,24 @@ def test_a_constant_member_changes_nothing() -> None:
     assert both.figures["ndcg@10"] == alone.figures["ndcg@10"]
 
 
+@given(st.floats(1e-4, 1e4))
+def test_the_scale_of_a_members_scores_does_not_matter(scale: float) -> None:
+    """Regressed indicators, as linear transitions give, lie thousands of times closer together than log-likelihoods."""
+    truth = right(3.0)
+    plain, scaled = (
+        merging._cases(
+            {"noise": noise(2), "right": Fixed("right", lambda last_B, by=by: by * truth.rule(last_B))},
+            WALKS.data(), WALKS.data().events,
+        )
+        for by in (1.0, scale)
+    )  # fmt: skip
+    torch.testing.assert_close(
+        merging._most_likely(scaled)[1] * scale, merging._most_likely(plain)[1], rtol=1e-2, atol=0
+    )
+    left_out = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert merging._climb(left_out, scaled)[1] > 0
+
+
 def test_rivals_stay_where_they_rank_better() -> None:
     """What the climb finds is kept against worse weights, and gives way to better ones; both are among the figures."""
     members = {"right": right(), "noise": noise(0)}

@@ -55,6 +55,7 @@ class PosteriorConfig:
     prior: bool = False  # start from the recommender's distribution over cells
     temperature: float = 1.0  # what all logits are divided by, fitted on validation events after training
     final: bool = False  # trained on the validation events too
+    basis: str = ""  # digest of what it has learnt from; none in models of releases before
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ class RetrievalHeadConfig:
     dictionary: str
     variant: Literal["in_cell", "mixture"] = "in_cell"
     final: bool = False  # trained on the validation events too
+    basis: str = ""  # digest of what it has learnt from; none in models of releases before
     merge: Rule = "likelihood"  # of the lists of the interests shown
 
 

@@ -35,8 +35,8 @@ from prismrec.training.sequences import TrainingData
 HELD_SCORES = 2**29  # of all members and cases together, in fp32: 2 GiB
 CHUNK = 128  # cases whose scores are looked at together
 MOST_STEPS = 50
-NO_GRADIENT = 1e-6  # of the mean log-likelihood in a weight
-NO_SPREAD = 1e-3  # of scores that single precision does not tell apart
+NO_GRADIENT = 1e-6  # of the mean log-likelihood in a member's say: its weight times its scores' spread
+ROUNDING = 1e-5  # of single precision, relative
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors that a weight is tried with; 0 leaves a member out
 SHARES = (0.1, 0.3, 1.0)  # of the other members' mean say, with which one is tried that was left out
 ROUNDS = 3
@@ -122,11 +122,17 @@ def _cases(members: Mapping[str, Ranker], data: TrainingData, events: EventTable
 
 
 def _spread(scores_MCN: Tensor, excluded_CN: Tensor) -> Tensor:
-    items_C = (~excluded_CN).sum(1).clamp_min(1)  # excluded ones add nothing to the sums
-    mean_MC = scores_MCN.sum(2) / items_C
-    variance_MC = torch.linalg.vector_norm(scores_MCN, dim=2).square() / items_C - mean_MC.square()
-    spread_M: Tensor = variance_MC.clamp_min(0.0).sqrt().double().mean(1)
-    return spread_M
+    """[M] means over cases; 0 where rounding alone tells a member's scores apart."""
+    spreads, sizes = [], []
+    for first in range(0, len(excluded_CN), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        items_B, scores_MBN = (~excluded_CN[chunk]).sum(1).clamp_min(1), scores_MCN[:, chunk]
+        centre_MB = scores_MBN.sum(2) / items_B  # excluded scores are 0
+        apart_MBN = (scores_MBN - centre_MB[..., None]).masked_fill_(excluded_CN[chunk], 0.0)
+        spreads.append((torch.linalg.vector_norm(apart_MBN, dim=2) / items_B.sqrt()).double())
+        sizes.append((torch.linalg.vector_norm(scores_MBN, dim=2) / items_B.sqrt()).double())
+    spread_M, size_M = (torch.cat(parts, dim=1).mean(1) for parts in (spreads, sizes))
+    return spread_M.where(spread_M > ROUNDING * size_M, 0.0)
 
 
 def _pooled(weights_M: Tensor, cases: Cases, chunk: slice) -> Tensor:
@@ -196,8 +202,9 @@ def _most_likely(cases: Cases) -> Tensor:
     """
     members = cases.scores_MCN.shape[0]
     equal_M = torch.full((members,), 1.0 / members, dtype=torch.float64)
-    useful_M = cases.spread_M > NO_SPREAD  # recency without times says the same of all items: it is never free
-    free_M, weights_M = useful_M.clone(), equal_M * useful_M
+    useful_M = cases.spread_M > 0  # recency without times says the same of all items: it is never free
+    free_M = useful_M.clone()
+    weights_M = (equal_M / cases.spread_M).where(useful_M, 0.0)  # each has a say at first, whatever its scale
     for _ in range(MOST_STEPS):
         if not free_M.any():
             break
@@ -209,7 +216,7 @@ def _most_likely(cases: Cases) -> Tensor:
             weights_M[stopped], free_M[stopped] = 0.0, False
             continue
         weights_M = peak_M
-        asked_M = gradient_M.masked_fill(free_M | ~useful_M, 0.0)
+        asked_M = (gradient_M / cases.spread_M).masked_fill(free_M | ~useful_M, 0.0)
         if asked_M.max() <= NO_GRADIENT:
             break
         free_M[asked_M.argmax()] = True
@@ -224,7 +231,7 @@ def _newton(weights_M: Tensor, free_M: Tensor, cases: Cases) -> tuple[Tensor, Te
     now = _likelihood(weights_M, cases)
     for _ in range(MOST_STEPS):
         curvature_FF = now.curvature_MM[free_M][:, free_M]
-        damped_FF = curvature_FF + 1e-9 * torch.eye(len(curvature_FF), dtype=torch.float64)
+        damped_FF = curvature_FF + 1e-9 * curvature_FF.diagonal().diag()
         step_M = torch.zeros_like(weights_M)
         step_M[free_M] = torch.linalg.solve(damped_FF, now.gradient_M[free_M])
         for _halving in range(MOST_STEPS):
@@ -274,7 +281,7 @@ def _tries(weights_M: Tensor, member: int, cases: Cases) -> list[float]:
     alone = not (weights_M > 0)[torch.arange(len(weights_M)) != member].any()
     if weights_M[member] > 0:
         return [float(weights_M[member]) * factor for factor in STEPS if factor > 0 or not alone]
-    if alone or cases.spread_M[member] <= NO_SPREAD:
+    if alone or cases.spread_M[member] == 0:
         return []
     say = float((weights_M * cases.spread_M)[weights_M > 0].mean() / cases.spread_M[member])
     return [say * share for share in SHARES]

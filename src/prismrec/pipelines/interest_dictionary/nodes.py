@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from prismrec.artifacts.bundle import LABELS_OF
-from prismrec.data.histories import Histories
+from prismrec.data.histories import Histories, SplitPoints
 from prismrec.data.schema import CATEGORIES, ITEM_ID, TITLE
 from prismrec.errors import UserError
 from prismrec.parameters.interest_dictionary import InterestDictionaryParameters
@@ -191,6 +191,7 @@ def _new_head(
     parameters: InterestDictionaryParameters,
     choices: dict[str, Any] | None,
     variant: Literal["in_cell", "mixture"] | None = None,
+    basis: str = "",
 ) -> Any:
     import torch
 
@@ -208,6 +209,7 @@ def _new_head(
             variant or settings.variant,
             final=choices is not None,
             merge=settings.merge,
+            basis=basis,
         )
     )
     with torch.no_grad():  # start as the recommender's own ranking inside a cell
@@ -222,6 +224,7 @@ def _new_posterior(
     item_vectors: dict[str, np.ndarray],
     parameters: InterestDictionaryParameters,
     choices: dict[str, Any] | None,
+    basis: str,
 ) -> Any:
     import torch
 
@@ -241,6 +244,7 @@ def _new_posterior(
         parameters.beam,
         settings.prior,
         final=choices is not None,
+        basis=basis,
     )
     occupied = np.bincount(item_cells["cells"][item_vectors["recommendable"]], minlength=math.prod(dictionary.sizes))
     return Posterior(config, cells_GE, torch.from_numpy(occupied > 0))
@@ -300,6 +304,25 @@ def _before(
         )
     check_version("origins of the dictionary", stamped_version(dictionary_origins), dictionary.version, "06_models")
     return _Before(model, Origins.load(dictionary_origins))
+
+
+def _basis(dictionary: Any, parameters: InterestDictionaryParameters, splits: pl.DataFrame, *learnt_from: Any) -> str:
+    """Digest of all that a training of this stage learns from, but for the weights that it starts with."""
+    from prismrec.training.held import digest
+
+    settings = parameters.model_copy(update={"refresh": False})
+    return digest(dictionary.version, settings, SplitPoints.from_frame(splits), *learnt_from)[:16]
+
+
+def _learnt(name: str, before: _Before | None, basis: str) -> Any | None:
+    """The model of the run before if it has been trained on all this already: a refresh leaves it as it is.
+
+    So a refresh without news changes nothing, and one that was cut off ends as if it had not been.
+    """
+    if before is None or before.model.config.basis != basis:
+        return None
+    log.info("The %s stays as it is: it has been trained on these very data.", name)
+    return before.model
 
 
 class _Plan(NamedTuple):
@@ -380,12 +403,17 @@ def train_posterior(
 
     torch.manual_seed(parameters.seed)
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
-    settings, posterior = (
+    settings, learnt_from = (
         parameters.posterior,
-        _new_posterior(context, dictionary, item_cells, item_vectors, parameters, choices),
+        (item_cells, recommender, item_codes, item_vectors, histories, choices),
     )
+    basis = _basis(dictionary, parameters, splits, *learnt_from)
+    posterior = _new_posterior(context, dictionary, item_cells, item_vectors, parameters, choices, basis)
     before = _before("posterior", previous_posterior, dictionary, dictionary_origins, parameters, choices)
-    if before is not None:
+    learnt = _learnt("posterior", before, basis)
+    if learnt is not None:
+        posterior = learnt
+    elif before is not None:
         carry_posterior(before.model, posterior, before.origins)
     plan = _plan("posterior", settings.training, before, len(histories.items), choices, parameters)
     # Validated inside the cells: in the mixture an untrained head ranks as the recommender under any posterior.
@@ -393,10 +421,10 @@ def train_posterior(
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
     task = PosteriorTask(ranker, data, plan.training, plan.seed, settings.horizon, plan.part)
-    curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs)
+    curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs) if learnt is None else []
     figures = {}
     if choices is None:
-        temperature = fit_temperature(ranker, data)
+        temperature = fit_temperature(ranker, data) if learnt is None else posterior.config.temperature
         figures = {f"posterior_validation_{name}": value for name, value in cell_figures(ranker, data).items()}
     else:
         temperature = choices["posterior_temperature"]
@@ -440,15 +468,29 @@ def train_retrieval(
     torch.manual_seed(parameters.seed)
     context = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     settings = parameters.retrieval
-    head = _new_head(context, dictionary, parameters, choices)
+    learnt_from = (
+        item_cells,
+        posterior,
+        posterior.config.temperature,
+        recommender,
+        item_codes,
+        item_vectors,
+        histories,
+        choices,
+    )
+    basis = _basis(dictionary, parameters, splits, *learnt_from)
+    head = _new_head(context, dictionary, parameters, choices, basis=basis)
     before = _before("retrieval", previous_retrieval, dictionary, dictionary_origins, parameters, choices)
-    if before is not None:
+    learnt = _learnt("retrieval head", before, basis)
+    if learnt is not None:
+        head = learnt
+    elif before is not None:
         carry_head(before.model, head, before.origins)
     plan = _plan("retrieval", settings.training, before, len(histories.items), choices, parameters)
     ranker = gemirec_ranker(context, dictionary, posterior, head, item_cells)
     data = training_data(histories, splits, item_vectors["recommendable"], plan.training, parameters.seed, choices)
     task = RetrievalTask(ranker, data, plan.training, plan.seed, settings.posterior_share, plan.part)
-    curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs)
+    curve = fit(task, plan.training, plan.seed, checkpoints, plan.epochs) if learnt is None else []
     summary = {**training_summary("retrieval_", curve), "retrieval_refreshed": before is not None}
     return head, {"epochs": [r.as_dict() for r in curve], **summary}
 
