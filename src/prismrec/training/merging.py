@@ -3,10 +3,11 @@
 The likelihood of the targets under the pool, Σ log softmax(Σ_m w_m s_m), is concave in the weights: Newton's method,
 with an active set since no weight may fall below zero, finds its one maximum. Likelihood counts the whole catalogue,
 NDCG only the top, so the weights are then moved one at a time as long as validation NDCG@10 rises; a member that was
-left out is tried again. Where there are other weights to beat, the climb starts from them too, and they stay unless it
-ends above them by more than a standard error of the difference. Last, all weights are multiplied by the one factor
-under which the targets are likeliest: no item changes its place, and the weights that interests are shown with are
-those that validation saw.
+left out is tried again. NDCG has many hills: the climb starts from the likeliest weights and from those that give all
+members an equal say. Where there are other weights to beat, it starts from them too, and they stay unless it ends above
+them by more than a standard error of the difference. Last, all weights are multiplied by the one factor under which the
+targets are likeliest: no item changes its place, and the weights that interests are shown with are those that
+validation saw.
 
 Notable: the members have not learned from validation events, or the fit would trust what merely remembers them.
 
@@ -76,7 +77,7 @@ def fit_merge(members: Mapping[str, Ranker], data: TrainingData, rivals: Mapping
         cases = _cases(members, data, events)
         likely_M = _most_likely(cases)
         others = {name: getattr(rival, buffer) for name, rival in rivals.items()}
-        climbed = [_climb(start_M, cases) for start_M in (likely_M, *others.values())]
+        climbed = [_climb(start_M, cases) for start_M in (likely_M, _equal_say(cases), *others.values())]
         weights_M = _calibrated(_chosen(climbed, list(others.values()), cases), cases)
         getattr(merge, buffer).copy_(weights_M)
         found = _figures(members, weights_M, likely_M, cases)
@@ -203,8 +204,7 @@ def _most_likely(cases: Cases) -> Tensor:
     members = cases.scores_MCN.shape[0]
     equal_M = torch.full((members,), 1.0 / members, dtype=torch.float64)
     useful_M = cases.spread_M > 0  # recency without times says the same of all items: it is never free
-    free_M = useful_M.clone()
-    weights_M = (equal_M / cases.spread_M).where(useful_M, 0.0)  # each has a say at first, whatever its scale
+    free_M, weights_M = useful_M.clone(), _equal_say(cases)
     for _ in range(MOST_STEPS):
         if not free_M.any():
             break
@@ -221,6 +221,11 @@ def _most_likely(cases: Cases) -> Tensor:
             break
         free_M[asked_M.argmax()] = True
     return weights_M if weights_M.any() else equal_M
+
+
+def _equal_say(cases: Cases) -> Tensor:
+    """Weights under which all members that tell items apart do so equally far, whatever the scale of their scores."""
+    return (1.0 / (len(cases.spread_M) * cases.spread_M)).where(cases.spread_M > 0, 0.0)
 
 
 def _newton(weights_M: Tensor, free_M: Tensor, cases: Cases) -> tuple[Tensor, Tensor]:
