@@ -47,7 +47,7 @@ WALKS = Walks(random_lengths(users=120))
 def alike(seed: int, share: float) -> dict[str, Ranker]:
     """The truth, two members that share most of their noise, one that has it turned round, and noise of its own."""
     common, own = (noise(10 * seed + n) for n in range(2))
-    truth = right(6.0)
+    truth = right(4.0)
 
     def blend(of_truth: float, of_common: float, of_own: float) -> Callable[[Tensor], Tensor]:
         return lambda last_B: (
