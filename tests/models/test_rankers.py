@@ -340,6 +340,23 @@ def test_gemirecs_interest_vectors_are_the_centres_of_the_cells_it_shows() -> No
 
 
 @torch.no_grad()
+def test_gemirecs_conditioned_vectors_are_those_it_ranks_a_cell_with() -> None:
+    ranker = gemirec()
+    vectors_BKD = ranker.conditioned_vectors(*asked())
+    cells_BG, scores_BN = ranker.cells_and_scores(*asked())
+    items_ND = ranker.context.recommender.items(ITEMS)
+    for user, cells_K in enumerate(cells_BG.topk(ranker.num_interests, dim=1).indices.tolist()):
+        for vector_D, cell in zip(vectors_BKD[user], cells_K, strict=True):
+            own = torch.nonzero((cell == CELLS) & RECOMMENDABLE).flatten()
+            expected = cells_BG[user, cell] + (ranker.head.scale * items_ND[own] @ vector_D).log_softmax(0)
+            torch.testing.assert_close(scores_BN[user, own], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_users_own_interests_are_not_conditioned() -> None:
+    assert all(one.conditioned_vectors(*asked()) is None for one in rankers() if one.dictionary is None)
+
+
+@torch.no_grad()
 def test_a_dictionary_of_few_cells_shows_no_empty_ones() -> None:
     """Two cells have items, the head was trained to show three."""
     torch.manual_seed(1)

@@ -188,8 +188,9 @@ def interest_values(
 
     Effective rank and mean pairwise cosine of the vectors, overlap of the items nearest to them; where members of a
     merge have interests in spaces of their own, those of the member that lie closest together, of members with
-    several. Of a served model also how many interests the first ten items belong to, each item to the interest that
-    wants it most, and the largest share of one. Models of one interest are left out.
+    several. Where interests are cells of a dictionary, these are the cells' centres, and rank and cosine of the user's
+    vectors conditioned on them stand beside. Of a served model also how many interests the first ten items belong to,
+    each item to the interest that wants it most, and the largest share of one. Models of one interest are left out.
     """
     several = {name: row for name, row in rows.items() if row.ranker.num_interests > 1}
     values: dict[str, dict[str, list[Tensor]]] = {name: {} for name in several}
@@ -213,6 +214,10 @@ def interest_values(
                     found["interest_cosine"] = torch.stack([interest_cosine(told_BKD) for told_BKD in pairs]).amax(0)
                 found[f"interest_jaccard@{NEAREST}"] = interest_jaccard(spaces, recommendable_N, NEAREST)
                 if isinstance(ranker, ServedRanker):
+                    conditioned_BKD = ranker.conditioned_vectors(events, users_B, ends_B)
+                    if conditioned_BKD is not None:
+                        found["conditioned_effective_rank"] = effective_rank(conditioned_BKD)
+                        found["conditioned_cosine"] = interest_cosine(conditioned_BKD)
                     claims = ranker.claims(events, users_B, ends_B)
                     left_BN = exclude(claims.scores_BN, seen, recommendable_N)
                     best_Bk = top_k(ranker.listed(claims.scores_BN, left_BN), SHARED_OUT)

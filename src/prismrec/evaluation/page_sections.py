@@ -36,6 +36,7 @@ NAMES = {
     "cells_hit": "target interests hit", "cells_hit_share": "share of target interests hit",
     "new_interest_recall": "recall of new interests",
     "effective_rank": "effective rank", "interest_cosine": "mean cosine of interests",
+    "conditioned_effective_rank": "effective rank, conditioned", "conditioned_cosine": "mean cosine, conditioned",
     "interest_jaccard": "overlap of interests' items",
     "interests_shown": "interests in a list of ten", "largest_interest_share": "largest share of one",
 }  # fmt: skip
@@ -48,9 +49,9 @@ LIST_FIGURES = (
     "diversity_category@10",
     "category_kl@10",
 )
-INTEREST_FIGURES = ("effective_rank", "interest_cosine", "interest_jaccard@50", "interests_shown",
-                    "largest_interest_share", "cells_hit@10", "cells_hit_share@10",
-                    "new_interest_recall@10", "new_interest_recall@50")  # fmt: skip
+INTEREST_FIGURES = ("effective_rank", "interest_cosine", "conditioned_effective_rank", "conditioned_cosine",
+                    "interest_jaccard@50", "interests_shown", "largest_interest_share", "cells_hit@10",
+                    "cells_hit_share@10", "new_interest_recall@10", "new_interest_recall@50")  # fmt: skip
 SLICES = {
     "history_length": ("History length", "events before the target"),
     "popularity_decile": ("Item popularity", "decile of the target item, 1 the least popular"),
@@ -182,6 +183,8 @@ def many_interests(report: Mapping[str, Any]) -> str:
     """Figures of several interests, and what a list gains from each."""
     note = (
         '<p class="quiet">Effective rank and mean cosine are of a user\'s interest vectors; a dash: the model has one. '
+        "Where interests are cells of the dictionary these vectors are the cells' centres; conditioned: the user's "
+        "vectors under each of them, which retrieval searches with. "
         "Interests in a list of ten: to how many its items belong, and the largest share of one. Target interests are "
         "cells of the dictionary; new ones are absent from the history.</p>"
     )

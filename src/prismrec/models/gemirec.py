@@ -115,6 +115,13 @@ class GemiRecRanker(CellRanker):
         states_BLH = self.posterior(recent, refined.next_BLD, self.context.vectors_ND, self.table.cells_N)
         return states_BLH[:, -1], self.prior(refined.next_BLD[:, -1])
 
+    def conditioned_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor:
+        """[B, K, D] what retrieval searches the likeliest cells with, as many as are shown; unit length."""
+        cells_BG, refined = self._cells(events, users_B, ends_B)
+        best_BK = cells_BG.topk(self.num_interests, dim=1).indices
+        conditioned_BKD: Tensor = self.head(refined.next_BLD[:, -1], self.posterior.cells_GE[best_BK])
+        return conditioned_BKD
+
     def cells_and_scores(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
         """Log P(m | u), and log P(m_i | u) + log P(i | u, m_i)."""
         cells_BG, refined = self._cells(events, users_B, ends_B)

@@ -137,6 +137,10 @@ class ServedRanker(Ranker):
     def interests(self, events: EventTable) -> tuple[Tensor, list[str]]:
         """Joint log P(k, i | u) of the first user's interests: [K, N], and the interests' ids."""
 
+    def conditioned_vectors(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Tensor | None:
+        """[B, K, D] the user's vectors under each of the interests shown; None where interests are the user's own."""
+        return None
+
     def claims(self, events: EventTable, users_B: Tensor, ends_B: Tensor) -> Claims:
         """Scores, weights of interests and owners of items for many users: what `rank` says of each of them.
 
