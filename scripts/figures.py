@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prismrec.artifacts.stage_record import RECORDS
+from prismrec.commands import frame
 from prismrec.commands.report import latest_metrics, latest_runs
 from prismrec.evaluation.page_sections import metric_name
 from prismrec.evaluation.report import as_table
@@ -108,14 +110,28 @@ def cell(report: Mapping[str, Any], name: str, metric: str) -> str:
     return f"{number(report['models'][name].get(metric))} {span(interval_of(report, name, metric))}".strip()
 
 
-def costs(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def all_runs(environment: str | None) -> dict[str, list[dict[str, Any]]]:
+    """The `run.json` of every run of every stage that has one, oldest first."""
+    records = frame.catalog(environment)["evaluation_metrics"].entry.parents[1] / RECORDS
+    return {
+        stage: [json.loads(path.read_text(encoding="utf-8")) for path in sorted((records / stage).glob("2*/run.json"))]
+        for stage in latest_runs(environment)
+    }
+
+
+def costs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, str]]:
     """Every stage's seconds and peak memory, and the seconds of its long nodes."""
     for stage in STAGES:
         if stage not in runs:
             continue
-        run = runs[stage]
-        yield stage, f"{run['seconds']:,.0f} s, {run['peak_rss_mb'] / 1000:.1f} GB"
-        nodes = run.get("node_seconds", {})
+        *earlier, run = runs[stage]
+        nodes, seconds, peak = dict(run.get("node_seconds", {})), run["seconds"], run["peak_rss_mb"]
+        for before in reversed(earlier if nodes else []):  # nodes that the latest run left out, when they last ran
+            missing = {node: spent for node, spent in before.get("node_seconds", {}).items() if node not in nodes}
+            if missing:
+                nodes |= missing
+                seconds, peak = seconds + sum(missing.values()), max(peak, before["peak_rss_mb"])
+        yield stage, f"{seconds:,.0f} s, {peak / 1000:.1f} GB"
         for node, label in APART.get(stage, {}).items():
             if node in nodes:
                 yield f"– of which {label}", f"{nodes[node]:,.0f} s"
@@ -141,7 +157,7 @@ def main() -> None:
         cost = [
             "| stage | time and peak memory |",
             "|---|---|",
-            *(f"| {a} | {b} |" for a, b in costs(latest_runs(environment(data)))),
+            *(f"| {a} | {b} |" for a, b in costs(all_runs(environment(data)))),
         ]
         page = filled(page, f"costs:{data}", "\n".join(cost))
         readme = filled(readme, f"figures:{data}", short(report))
