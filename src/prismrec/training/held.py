@@ -112,6 +112,8 @@ def _members(thing: Any, top: bool) -> dict[str, Any]:
 
 def _update_array(found: Any, array: np.ndarray | Tensor) -> None:
     found.update(f"{array.dtype} {tuple(array.shape)};".encode())
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.copy()  # torch warns of sharing memory that cannot be written to
     raw = torch.as_tensor(array).detach().cpu().contiguous()
     found.update(raw.flatten().view(torch.uint8).numpy().data if raw.numel() else b"")
 
