@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prismrec.artifacts.stage_record import RECORDS
+from prismrec.artifacts.stage_record import runs_of, stage_cost
 from prismrec.commands import frame
-from prismrec.commands.report import latest_metrics, latest_runs
+from prismrec.commands.report import latest_metrics
 from prismrec.evaluation.page_sections import metric_name
 from prismrec.evaluation.report import as_table
 from prismrec.evaluation.rows import TIME_FREE_SUFFIX, TIMES, clear_best, interval_of, number, rows_of, span
@@ -112,29 +112,19 @@ def cell(report: Mapping[str, Any], name: str, metric: str) -> str:
 
 def all_runs(environment: str | None) -> dict[str, list[dict[str, Any]]]:
     """The `run.json` of every run of every stage that has one, oldest first."""
-    records = frame.catalog(environment)["evaluation_metrics"].entry.parents[1] / RECORDS
-    return {
-        stage: [json.loads(path.read_text(encoding="utf-8")) for path in sorted((records / stage).glob("2*/run.json"))]
-        for stage in latest_runs(environment)
-    }
+    workspace = frame.catalog(environment)["evaluation_metrics"].entry.parents[1]
+    found = {stage: runs_of(workspace, stage) for stage in STAGES}
+    return {stage: runs for stage, runs in found.items() if runs}
 
 
 def costs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, str]]:
     """Every stage's seconds and peak memory, and the seconds of its long nodes."""
-    for stage in STAGES:
-        if stage not in runs:
-            continue
-        *earlier, run = runs[stage]
-        nodes, seconds, peak = dict(run.get("node_seconds", {})), run["seconds"], run["peak_rss_mb"]
-        for before in reversed(earlier if nodes else []):  # nodes that the latest run left out, when they last ran
-            missing = {node: spent for node, spent in before.get("node_seconds", {}).items() if node not in nodes}
-            if missing:
-                nodes |= missing
-                seconds, peak = seconds + sum(missing.values()), max(peak, before["peak_rss_mb"])
-        yield stage, f"{seconds:,.0f} s, {peak / 1000:.1f} GB"
+    for stage, of_stage in runs.items():
+        cost = stage_cost(of_stage)
+        yield stage, f"{cost.seconds:,.0f} s, {cost.peak_mb / 1000:.1f} GB"
         for node, label in APART.get(stage, {}).items():
-            if node in nodes:
-                yield f"– of which {label}", f"{nodes[node]:,.0f} s"
+            if node in cost.nodes:
+                yield f"– of which {label}", f"{cost.nodes[node]:,.0f} s"
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ Takes the models of the environment's workspace, as `evaluation` ranks with them
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from benchmarks.peers.measure import machine, measured
 from benchmarks.peers.prepare import PROJECT, open_environment
 from benchmarks.peers.registry import TRAIN_ONLY
 from prismrec import __version__
-from prismrec.artifacts.stage_record import RECORDS
+from prismrec.artifacts.stage_record import runs_of, stage_cost
 from prismrec.data.histories import SplitPoints
 from prismrec.evaluation.comparison import Row
 from prismrec.evaluation.evaluate import evaluate
@@ -133,13 +132,13 @@ def training_cost(workspace: Path, row: str) -> dict[str, float | None]:
     """Seconds and peak memory of what trained a row, from the latest record of each stage; None where unknown."""
     name = row.removesuffix("_time_free")
     if name in STAGES:
-        records = [_runs(workspace, stage) for stage in STAGES[name]]
+        records = [runs_of(workspace, stage) for stage in STAGES[name]]
         if all(records):
-            costs = [_latest(of_stage) for of_stage in records]
-            seconds = round(sum(seconds for seconds, _ in costs), 2)
-            return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(peak for _, peak in costs)}
+            costs = [stage_cost(of_stage) for of_stage in records]
+            seconds = round(sum(cost.seconds for cost in costs), 2)
+            return {"seconds": seconds, "cpu_seconds": None, "peak_mb": max(cost.peak_mb for cost in costs)}
     if name in NODES:
-        costs = [_latest_of(_runs(workspace, stage), node) for stage, node in NODES[name]]
+        costs = [_latest_of(runs_of(workspace, stage), node) for stage, node in NODES[name]]
         known = [cost for cost in costs if cost is not None]
         if len(known) == len(costs):
             seconds = round(sum(seconds for seconds, _ in known), 2)
@@ -156,29 +155,9 @@ def _latest_of(runs: list[dict[str, Any]], node: str) -> tuple[float, float] | N
     return None
 
 
-def _latest(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds of a stage's latest run, and of nodes that it left out when they last ran; the largest peak of these."""
-    last = runs[-1]
-    nodes, seconds, peak = dict(last.get("node_seconds", {})), last["seconds"], last["peak_rss_mb"]
-    for run in reversed(runs[:-1]):
-        missing = {node: spent for node, spent in run.get("node_seconds", {}).items() if node not in nodes}
-        if nodes and missing:
-            nodes |= missing
-            seconds, peak = seconds + sum(missing.values()), max(peak, run["peak_rss_mb"])
-    return seconds, peak
-
-
 def trials_of(data_set: str, row: str) -> int:
     """How many settings were tried for a row; one where it was not tuned."""
     return TUNED.get(data_set, {}).get(row.removesuffix("_time_free"), 1)
-
-
-def _runs(workspace: Path, stage: str) -> list[dict[str, Any]]:
-    """Records of what the stage's runs cost, oldest first."""
-    return [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((workspace / RECORDS / stage).glob("*/run.json"))
-    ]
 
 
 def write_rows(

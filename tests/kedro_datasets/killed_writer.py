@@ -102,11 +102,15 @@ def check_latest(folder: Path) -> None:
         if not dataset.exists():
             continue
         number_in(name, dataset.load())
-        for version in (folder / dataset._filepath.name).glob("[!.]*"):
+        for version in versions_of(folder / dataset._filepath.name):
             manifest = dataset.manifest()
             assert manifest is not None
             assert (version / "manifest.json").is_file()
         assert damage(dataset.manifest(), dataset.payload()) is None
+
+
+def versions_of(entry: Path) -> list[Path]:
+    return list(entry.glob("[!.]*"))
 
 
 def child(work: Callable[[Path], None], folder: Path) -> int:
@@ -129,16 +133,25 @@ def main(folder: Path, kills: int, seed: int) -> None:
     hit = 0
     started = time.perf_counter()
     os.waitpid(child(write_all, folder), 0)
-    once = time.perf_counter() - started  # on this machine, so that kills fall on every kind of dataset
+    entries = {name: dataset._filepath.name for name, dataset in datasets(folder).items()}
+    names = list(entries)
+    # The moment that half the kills come after, found for each kind on the way: saves are of unlike lengths, and
+    # a busy machine is slower at times.
+    middle = dict.fromkeys(names, (time.perf_counter() - started) / 3)
     for kill in range(kills):
-        writer = child(partial(write_forever, first=kill % len(datasets(folder))), folder)
-        time.sleep(draw.uniform(0.0, 0.7) * once)
+        first = kill % len(names)
+        name = names[first]
+        before = len(versions_of(folder / entries[name]))
+        writer = child(partial(write_forever, first=first), folder)
+        time.sleep(draw.uniform(0.0, 2.0) * middle[name])
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         hit += any(folder.glob("*/.tmp-*/*"))
+        saved = len(versions_of(folder / entries[name])) > before
+        middle[name] *= 1 / 1.1 if saved else 1.2  # two rounds of three save a version, and are hit after it
         _, status = os.waitpid(child(check_latest, folder), 0)
         assert os.waitstatus_to_exitcode(status) == 0, "the latest version is broken"
-    versions = {entry.name: len(list(entry.glob("[!.]*"))) for entry in folder.iterdir()}
+    versions = {entry.name: len(versions_of(entry)) for entry in folder.iterdir()}
     print(json.dumps({"kills": kills, "in_the_middle": hit, "versions": versions}))
 
 

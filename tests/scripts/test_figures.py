@@ -21,12 +21,11 @@ def test_a_page_without_the_section_is_refused() -> None:
 
 
 def test_every_stages_seconds_are_said() -> None:
-    runs = {
-        "codebook": {"seconds": 2.2, "peak_rss_mb": 1500.0},
-        "evaluation": {"seconds": 90.0, "peak_rss_mb": 2500.0, "node_seconds": {"train_sasrec": 30.0}},
-    }
+    first = {"seconds": 90.0, "peak_rss_mb": 2500.0, "node_seconds": {"train_sasrec": 30.0, "merge_sasrec": 9.0}}
+    anew = {"seconds": 12.0, "peak_rss_mb": 900.0, "node_seconds": {"merge_sasrec": 10.0}}  # a part of the stage
+    runs = {"codebook": [{"seconds": 2.2, "peak_rss_mb": 1500.0}], "evaluation": [first, anew]}
     assert list(SCRIPT["costs"](runs)) == [
-        ("codebook", "2 s, 1.5 GB"), ("evaluation", "90 s, 2.5 GB"), ("– of which SASRec", "30 s")
+        ("codebook", "2 s, 1.5 GB"), ("evaluation", "42 s, 2.5 GB"), ("– of which SASRec", "30 s")
     ]  # fmt: skip
 
 

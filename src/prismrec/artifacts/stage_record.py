@@ -6,6 +6,7 @@ code, libraries, threads, metrics); run.json says what it cost (seconds, memory,
 """
 
 import ctypes
+import json
 import os
 import platform
 import re
@@ -13,10 +14,10 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import prismrec
 from prismrec.artifacts.atomic import atomic_folder
@@ -73,6 +74,39 @@ def write_record(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, An
     with atomic_folder(folder) as temporary:
         (temporary / "manifest.json").write_text(dump_json(dict(manifest)), encoding="utf-8")
         (temporary / "run.json").write_text(dump_json(dict(run)), encoding="utf-8")
+
+
+class StageCost(NamedTuple):
+    """What a stage cost: seconds, peak memory in MB, and the seconds of each of its nodes."""
+
+    seconds: float
+    peak_mb: float
+    nodes: dict[str, float]
+
+
+def runs_of(workspace: Path, stage: str) -> list[dict[str, Any]]:
+    """Return the `run.json` of every run of a stage, oldest first; none where it never ran."""
+    found = sorted((workspace / RECORDS / stage).glob("[!.]*/run.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+
+
+def stage_cost(runs: Sequence[Mapping[str, Any]]) -> StageCost:
+    """Return the cost of a stage's latest run, and of nodes that it left out when they last ran.
+
+    Args:
+        runs: the stage's `run.json`s, oldest first; at least one. Old ones state no nodes and add none.
+
+    Returns:
+        The sum of the seconds, and the largest peak of the runs that were counted.
+    """
+    *earlier, last = runs
+    nodes, seconds, peak = dict(last.get("node_seconds", {})), last["seconds"], last["peak_rss_mb"]
+    for run in reversed(earlier if nodes else []):
+        missing = {node: spent for node, spent in run.get("node_seconds", {}).items() if node not in nodes}
+        if missing:
+            nodes |= missing
+            seconds, peak = seconds + sum(missing.values()), max(peak, run["peak_rss_mb"])
+    return StageCost(seconds, peak, nodes)
 
 
 def code_version(project: Path) -> dict[str, Any]:
