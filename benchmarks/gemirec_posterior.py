@@ -58,7 +58,7 @@ def load_rankers(catalog: Any, part: str) -> dict[str, Any]:
     names = [
         "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender",
         "counted" if part == "test" else "training_counted",
-        "merge", "dictionary", "item_cells", "posterior", "retrieval", "unified_merge",
+        "merge", "dictionary", "item_cells", "posterior", "retrieval", "unified_merge", "interests_merge",
     ]  # fmt: skip
     return {ranker.name: ranker for ranker in our_rankers(*(catalog.load(name) for name in names))}
 

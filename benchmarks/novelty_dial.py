@@ -39,7 +39,16 @@ from prismrec.pipelines.inputs import active_items, event_table
 VALUES = (0.5, 1.0, 2.0, 3.0)  # of the dial, in nats; the service takes 0 to 5
 TURNED = ("sasrec", "sasrec_transitions")
 NEW, ALL = "new_interest_recall@50", "recall@50"
-BASELINES = ("sasrec", "sasrec_transitions", "comirec", "decayed_markov", "item_knn", "ease", "popularity")
+BASELINES = (
+    "sasrec",
+    "sasrec_transitions",
+    "comirec",
+    "comirec_transitions",
+    "decayed_markov",
+    "item_knn",
+    "ease",
+    "popularity",
+)
 
 
 class Turned(Ranker):
@@ -67,7 +76,8 @@ def rows(catalog: Any, part: str, recommendable_N: torch.Tensor) -> dict[str, Ra
     counted = catalog.load("counted" if part == "test" else "training_counted")
     histories, points = catalog.load("histories"), SplitPoints.from_frame(catalog.load("splits"))
     starts_U = points.test_start_U if part == "test" else points.validation_start_U
-    trained = baseline_rankers(catalog.load("sasrec"), catalog.load("comirec"), counted, catalog.load("sasrec_merge"))
+    sasrec, comirec, *merges = (catalog.load(n) for n in ("sasrec", "comirec", "sasrec_merge", "comirec_merge"))
+    trained = baseline_rankers(sasrec, comirec, counted, *merges)
     counted_rows, _ = heuristic_rows(histories, starts_U, recommendable_N, event_table(histories), recent_days=30)
     known = {ranker.name: ranker for ranker in trained} | {name: row.ranker for name, row in counted_rows.items()}
     turned: dict[str, Ranker] = {

@@ -26,7 +26,14 @@ PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
 PAGE = PROJECT / "docs" / "reference" / "figures.md"
 METRICS = ("hr@10", "ndcg@10", "hr@50")
-USERS_METRICS = ("recall@20", "recall@50", "ndcg@50", "hr@50", "effective_rank")  # under multi-target users
+USERS_METRICS = (
+    "recall@20",
+    "recall@50",
+    "ndcg@50",
+    "hr@50",
+    "effective_rank",
+    "cells_hit@50",
+)  # under multi-target users
 OTHER_METRICS = ("recall@20", "recall@50")  # there, with what a user has seen allowed again, or not
 # Nodes that stand apart in the table of costs: they take most of their stage's time.
 APART = {

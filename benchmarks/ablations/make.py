@@ -1,8 +1,9 @@
 """One cell of HyMiRec: its stages' parts, trained or taken over, then merge, ranking and figures.
 
-A *part* is what a stage made: text embeddings, encoder with item vectors, codebook with codes, recommender. It lies
-in WORK/parts under the hash of everything it was made from (data, parameters, code), so that a cell trains only what
-it changes. What a part cost is kept with it: a cell's seconds and memory count all its parts, whoever made them.
+A *part* is what a stage made: text embeddings, encoder with item vectors, codebook with codes, recommender, what is
+counted. It lies in WORK/parts under the hash of everything it was made from (data, parameters, code), so that a cell
+trains only what it changes. What a part cost is kept with it: a cell's seconds and memory count all its parts, whoever
+made them.
 
 The stages' own nodes do the work; ranking is the evaluation's, over at most MOST_USERS users, the rule on
 histories the environment's. The merge's members are scored once a user, for their own rows and for the merge's.
@@ -45,9 +46,15 @@ from prismrec.models.rankers import Ranker, RecommenderRanker
 from prismrec.parameters import stage_model
 from prismrec.pipelines.codebook.nodes import encode_items, fit_codebook
 from prismrec.pipelines.evaluation.nodes import some_cases
-from prismrec.pipelines.inputs import event_table
+from prismrec.pipelines.inputs import event_table, training_data
 from prismrec.pipelines.lightweight_encoder.nodes import embed_texts, item_texts, train_encoder
-from prismrec.pipelines.llm_recommender.nodes import fit_merge, merge_members, recommender_ranker, train_recommender
+from prismrec.pipelines.llm_recommender.nodes import (
+    counted_before,
+    merge_members,
+    recommender_ranker,
+    train_recommender,
+)
+from prismrec.training.merging import fit_merge
 
 SOURCE = Path(__file__).parents[2] / "src" / "prismrec"
 # What can change a cell's figures; the rest of the code may change without the cells being run again.
@@ -57,6 +64,7 @@ METRICS = ("ndcg@10", "hr@10", "recall@50")
 COMPARED = ("llm_recommender", "hymirec")  # rows that are compared with the reference's, user by user
 MOST_USERS = 10_000  # ranked, the same in all cells; ranking all of a large set would take most of a cell's time
 CHUNK = 128
+COUNTED = ("transitions", "recent_days")  # parameters of stage 5 that its training does not read
 
 
 def digest(value: Any) -> str:
@@ -195,10 +203,21 @@ class Parts:
             recommender.save(folder / "model")
             return _trained(metrics)
 
-        counted = ("transitions", "recent_days")
-        trained_with = {key: value for key, value in self.settings["llm_recommender"].items() if key not in counted}
+        trained_with = {key: value for key, value in self.settings["llm_recommender"].items() if key not in COUNTED}
         made_from = [self.encoder().name, self.codebook().name, data.split_hash, trained_with, self.settings["timed"]]
         return self._part("recommender", made_from, make)
+
+    def counted(self) -> Path:
+        """Linear transitions and recency, of the training events and of all before the test targets."""
+        data, points = self.data, SplitPoints.from_frame(self.data.splits)
+
+        def make(folder: Path) -> dict[str, Any]:
+            for name, ends_U in (("training", points.train_end_U), ("served", points.test_start_U)):
+                counted_before(ends_U, data.histories, len(data.item_map), self.llm_parameters).save(folder / name)
+            return {}
+
+        counts = {key: self.settings["llm_recommender"][key] for key in COUNTED}
+        return self._part("counted", [data.split_hash, counts, self.settings["timed"]], make)
 
 
 def _trained(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -228,8 +247,9 @@ class Once(Ranker):
 
 def measure_cell(parts: Parts) -> dict[str, Any]:
     """Train what is not there, merge, rank: the cell's figures."""
-    recommender = load_model(parts.recommender() / "model")
-    figures, cost = measured(lambda: _figures(parts, recommender))
+    recommender, counted = load_model(parts.recommender() / "model"), parts.counted()
+    of_training, served = (load_model(counted / name) for name in ("training", "served"))
+    figures, cost = measured(lambda: _figures(parts, recommender, of_training, served))
     return {**figures, **costs_of({**parts.costs, "merge_and_ranking": cost.as_dict()})}
 
 
@@ -261,12 +281,13 @@ def asked(data: Data, timed: bool, most: int = MOST_USERS) -> tuple[dict[str, Ca
     return cases, {**tables, "free": table.without_times(np.ones(len(table), dtype=bool))}
 
 
-def _figures(parts: Parts, recommender: Any) -> dict[str, Any]:
-    data, items = parts.data, parts.items()
-    fitted = fit_merge(*items, recommender, data.histories, data.splits, parts.llm_parameters)
-    of_training, served, merge, merge_figures = fitted
-    vectors, codebook, codes, encoder = items
+def _figures(parts: Parts, recommender: Any, of_training: Any, served: Any) -> dict[str, Any]:
+    data, (vectors, codebook, codes, encoder) = parts.data, parts.items()
     refined = recommender_ranker(recommender, codebook, codes, vectors)
+    training = parts.llm_parameters.training
+    seed = parts.llm_parameters.seed
+    validating = training_data(data.histories, data.splits, vectors["recommendable"], training, seed)
+    merge, merge_figures = fit_merge(merge_members(refined, encoder, of_training), validating)
     cases, tables = asked(data, parts.settings["timed"])
     rows: dict[str, Any] = {}
     values: dict[str, Any] = {}

@@ -40,6 +40,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "lightweight_encoder": ENCODER,
     "llm_recommender": HYMIREC,
     "hymirec": HYMIREC,
+    "hymirec_without_transitions": HYMIREC,
     UNTUNED: HYMIREC,
     "gemirec": GEMIREC,
     "prismrec": GEMIREC,
@@ -48,14 +49,16 @@ STAGES: dict[str, tuple[str, ...]] = {
 # What our rankers are made of; the arguments of `our_rankers` are called the same.
 MODELS = (
     "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "counted", "merge",
-    "dictionary", "item_cells", "posterior", "retrieval", "unified_merge",
+    "dictionary", "item_cells", "posterior", "retrieval", "unified_merge", "interests_merge",
 )  # fmt: skip
 # Rows that single nodes train, or fit.
-_SASREC, _COUNTED = ("evaluation", "train_sasrec"), ("llm_recommender", "fit_merge")
+_SASREC, _COMIREC = ("evaluation", "train_sasrec"), ("evaluation", "train_comirec")
+_COUNTED = ("llm_recommender", "fit_merge")
 NODES = {
     "sasrec": (_SASREC,),
     "sasrec_transitions": (_SASREC, _COUNTED, ("evaluation", "merge_sasrec")),
-    "comirec": (("evaluation", "train_comirec"),),
+    "comirec": (_COMIREC,),
+    "comirec_transitions": (_COMIREC, _COUNTED, ("evaluation", "merge_comirec")),
     "linear_transitions": (_COUNTED,),
 }
 # How many settings were tried on validation for a row, those of all that it rests on among them; a setting of the
@@ -67,22 +70,26 @@ TUNED: dict[str, dict[str, int]] = {
         "sasrec": 3,
         "sasrec_transitions": 18,
         "comirec": 3,
-        "lightweight_encoder": 3,
-        "llm_recommender": 6,
+        "comirec_transitions": 18,
+        "lightweight_encoder": 4,
+        "llm_recommender": 7,
         "linear_transitions": 15,
-        "hymirec": 21,
-        "gemirec": 8,
-        "prismrec": 23,
-        "plain_ensemble": 23,
+        "hymirec": 22,
+        "hymirec_without_transitions": 7,
+        "gemirec": 9,
+        "prismrec": 24,
+        "plain_ensemble": 24,
     },
     "beauty": {
         "sasrec": 17,
         "sasrec_transitions": 27,
         "comirec": 2,
+        "comirec_transitions": 12,
         "lightweight_encoder": 9,
         "llm_recommender": 8,
         "linear_transitions": 10,
         "hymirec": 22,
+        "hymirec_without_transitions": 12,
         "gemirec": 10,
         "prismrec": 24,
         "plain_ensemble": 24,
@@ -91,17 +98,21 @@ TUNED: dict[str, dict[str, int]] = {
         "sasrec": 4,
         "sasrec_transitions": 31,
         "comirec": 1,
+        "comirec_transitions": 28,
         "lightweight_encoder": 2,
         "llm_recommender": 1,
         "linear_transitions": 27,
         "hymirec": 40,
+        "hymirec_without_transitions": 13,
         "gemirec": 1,
         "prismrec": 40,
         "plain_ensemble": 40,
     },
 }
 LEARNED = ("lightweight_encoder", "llm_recommender", "gemirec", "sasrec", "comirec", UNTUNED)
-POOLED = ("hymirec", "prismrec", "plain_ensemble", "sasrec_transitions")
+POOLED = (
+    "hymirec", "hymirec_without_transitions", "prismrec", "plain_ensemble", "sasrec_transitions", "comirec_transitions",
+)  # fmt: skip
 COUNTS_ALL = "networks: training events; transitions and recency beside them: everything before the target"
 COUNTED_ROW = "everything before the target"
 
@@ -211,9 +222,8 @@ def load_rows(catalog: Any, parameters: EvaluationParameters) -> dict[str, Row]:
     )
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
-    baselines = nodes.baseline_rankers(
-        catalog.load("sasrec"), catalog.load("comirec"), models["counted"], catalog.load("sasrec_merge")
-    )
+    sasrec, comirec, *merges = (catalog.load(n) for n in ("sasrec", "comirec", "sasrec_merge", "comirec_merge"))
+    baselines = nodes.baseline_rankers(sasrec, comirec, models["counted"], *merges)
     return {**heuristics, **nodes.trained_rows(ours, baselines, events)}
 
 

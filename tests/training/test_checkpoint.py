@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from prismrec.training import held
+from prismrec.training import held, loop
 from prismrec.training.loop import fit
 from training.small import Walks, encoder_parameters, random_lengths, training
 from training.test_loop import Regression
@@ -137,6 +137,20 @@ def test_another_training_starts_afresh_and_says_so(
     with pytest.raises(Interrupted):
         outcome(tmp_path, 7)
     assert outcome(tmp_path, **changes) == outcome(None, **changes)
+    assert "starts afresh" in caplog.text
+
+
+def test_other_code_starts_afresh_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = tmp_path / "code" / "training"
+    code.mkdir(parents=True)
+    (code / "losses.py").write_text("RATE = 1\n")
+    monkeypatch.setattr(loop, "SOURCE", code.parent)
+    with pytest.raises(Interrupted):
+        outcome(tmp_path / "states", 7)
+    (code / "losses.py").write_text("RATE = 2\n")
+    assert outcome(tmp_path / "states") == outcome(None)
     assert "starts afresh" in caplog.text
 
 

@@ -37,7 +37,7 @@ def settled_merge(choices: Mapping[str, Any] | None, merge: str, members: Mappin
     """A merge's weights; None where they are to be fitted.
 
     Raises:
-        UserError: the merge had other members.
+        UserError: the merge had other members, or none.
     """
     if choices is None:
         return None
@@ -45,7 +45,7 @@ def settled_merge(choices: Mapping[str, Any] | None, merge: str, members: Mappin
 
     from prismrec.models.merge import Merge, MergeConfig
 
-    found = choices["merges"][merge]
+    found = choices["merges"].get(merge, {"members": []})
     check_members(found["members"], members, merge, FIRST)
     settled = Merge(MergeConfig(tuple(members)))
     settled.timed_M.copy_(torch.tensor(found["timed"], dtype=torch.float64))
@@ -60,7 +60,9 @@ def check_members(before: Iterable[str], members: Iterable[str], merge: str, men
         UserError: naming both, and what to do.
     """
     if tuple(before) != tuple(members):
-        raise UserError(f"The run before merged {', '.join(before)}; this one has {', '.join(members)}.", merge, mend)
+        raise UserError(
+            f"The run before merged {', '.join(before) or 'nothing'}; this one has {', '.join(members)}.", merge, mend
+        )
 
 
 def collect_choices(

@@ -22,6 +22,7 @@ Notable:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -48,6 +49,8 @@ from prismrec.training.memory import keep_freed_memory
 from prismrec.training.speed import Meter, ModelFlops, Work, matmul_peak
 
 SELECTION_METRIC = "ndcg@10"
+SOURCE = Path(prismrec.__file__).parent
+ROOMS = ("models", "training")  # whose code a training's outcome rests on, beside its parameters
 
 logger = logging.getLogger(__name__)
 
@@ -242,9 +245,18 @@ def _checkpoint(
 ) -> Checkpoint:
     """The checkpoint of this very training; how often it saves, and what the machine is called, do not matter."""
     machine = [accelerator.device.type, accelerator.num_processes]
-    versions = [torch.__version__, prismrec.__version__]
+    versions = [torch.__version__, prismrec.__version__, _source()]
     identity = held.digest(task.name, schedule, epochs, seed, machine, versions, task.start_competes, task)
     return Checkpoint(folder / re.sub(r"\W+", "_", task.name.lower()), task.name, identity)
+
+
+def _source() -> str:
+    """SHA-256 of the code that trains: an update under way would mix what two of its states have learned."""
+    found = hashlib.sha256()
+    for room in ROOMS:
+        for path in sorted((SOURCE / room).glob("*.py")):
+            found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 class _Training:

@@ -27,6 +27,7 @@ OURS = {
     "llm_recommender": "LLM recommender",
     "linear_transitions": "linear transitions",
     "hymirec": "HyMiRec",
+    "hymirec_without_transitions": "HyMiRec without transitions",
     "gemirec": "GemiRec",
     "prismrec": "prismrec",
     "plain_ensemble": "plain ensemble",
@@ -36,6 +37,7 @@ BASELINES = {
     "sasrec": "SASRec",
     "comirec": "ComiRec-SA",
     "sasrec_transitions": "SASRec + transitions",
+    "comirec_transitions": "ComiRec-SA + transitions",
 }
 
 
@@ -121,10 +123,55 @@ def merge_sasrec(
     choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Weights that merge SASRec with what is counted, as HyMiRec merges its interests with it."""
+    members = sasrec_members(sasrec, training_counted)
+    return _fit_row("sasrec_merge", members, item_vectors, histories, splits, parameters, choices)
+
+
+def merge_comirec(
+    comirec: Any,
+    training_counted: Any,
+    item_vectors: dict[str, np.ndarray],
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+    choices: dict[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Weights that merge ComiRec-SA with what is counted."""
+    members = comirec_members(comirec, training_counted)
+    return _fit_row("comirec_merge", members, item_vectors, histories, splits, parameters, choices)
+
+
+def merge_interests(
+    codebook: Any,
+    item_codes: dict[str, np.ndarray],
+    lightweight_encoder: Any,
+    recommender: Any,
+    training_counted: Any,
+    item_vectors: dict[str, np.ndarray],
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+    choices: dict[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Weights that HyMiRec's members get where there are no linear transitions among them."""
+    refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
+    members = interest_members(merge_members(refined, lightweight_encoder, training_counted))
+    return _fit_row("interests_merge", members, item_vectors, histories, splits, parameters, choices)
+
+
+def _fit_row(
+    merge: str,
+    members: dict[str, Any],
+    item_vectors: dict[str, np.ndarray],
+    histories: Histories,
+    splits: pl.DataFrame,
+    parameters: EvaluationParameters,
+    choices: dict[str, Any] | None,
+) -> tuple[Any, dict[str, Any]]:
+    """The weights of a row's members, and the figures that chose them."""
     from prismrec.training.merging import fit_merge
 
-    members = sasrec_members(sasrec, training_counted)
-    if (settled := settled_merge(choices, "sasrec_merge", members)) is not None:
+    if (settled := settled_merge(choices, merge, members)) is not None:
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     training = parameters.baselines.training
     data = training_data(histories, splits, item_vectors["recommendable"], training, parameters.seed)
@@ -137,6 +184,20 @@ def sasrec_members(sasrec: Any, counted: Any) -> dict[str, Any]:
     from prismrec.models.baselines import SASRecRanker
 
     return {ranker.name: ranker for ranker in (SASRecRanker(sasrec), *counted.rankers())}
+
+
+def comirec_members(comirec: Any, counted: Any) -> dict[str, Any]:
+    """What `merge_comirec` merges, by name."""
+    from prismrec.models.baselines import ComiRecRanker
+
+    return {ranker.name: ranker for ranker in (ComiRecRanker(comirec), *counted.rankers())}
+
+
+def interest_members(members: dict[str, Any]) -> dict[str, Any]:
+    """What `merge_interests` merges, by name: HyMiRec's members without its linear transitions."""
+    from prismrec.models.linear_transitions import LINEAR_TRANSITIONS
+
+    return {name: member for name, member in members.items() if name != LINEAR_TRANSITIONS}
 
 
 def _counted(histories: Histories, ends_U: np.ndarray, num_items: int) -> Any:
@@ -163,6 +224,8 @@ def evaluate_models(
     sasrec: Any,
     sasrec_merge: Any,
     comirec: Any,
+    comirec_merge: Any,
+    interests_merge: Any,
     text_embeddings: dict[str, np.ndarray],
     item_map: pl.DataFrame,
     user_map: pl.DataFrame,
@@ -195,10 +258,10 @@ def evaluate_models(
         """Every row for targets that start there, and why some heuristics are left out."""
         ours = our_rankers(
             item_vectors, codebook, item_codes, lightweight_encoder, recommender, what_counts, merge,
-            dictionary, item_cells, posterior, retrieval, unified_merge,
+            dictionary, item_cells, posterior, retrieval, unified_merge, interests_merge,
         )  # fmt: skip
         heuristics, left_out = heuristic_rows(histories, starts_U, recommendable_N, table, parameters.recent_days)
-        baselines = baseline_rankers(sasrec, comirec, what_counts, sasrec_merge)
+        baselines = baseline_rankers(sasrec, comirec, what_counts, sasrec_merge, comirec_merge)
         return {**heuristics, **trained_rows(ours, baselines, table)}, left_out
 
     incumbent = promotion.read_incumbent(previous_bundle, item_map.get_column("item_id").to_list())
@@ -346,8 +409,11 @@ def our_rankers(
     posterior: Any,
     retrieval: Any,
     unified_merge: Any,
+    interests_merge: Any,
 ) -> list[Any]:
-    """Our models ready to rank: HyMiRec's members, HyMiRec, GemiRec, the two united, and their plain ensemble.
+    """Our models ready to rank: HyMiRec's members, HyMiRec, GemiRec, the two united, and what they are compared with.
+
+    These are HyMiRec without its linear transitions, and the plain ensemble of HyMiRec and GemiRec.
 
     What several of them rest on is computed once for all.
     """
@@ -362,18 +428,23 @@ def our_rankers(
     both = {ranker.name: ranker for ranker in (hymirec, gemirec)}
     ensemble = Pool("plain_ensemble", both, equal_weights(tuple(both)))
     shown = [member for member in members if member.name in OURS]  # recency alone is a heuristic's row
-    return [*shown, hymirec, gemirec, UnifiedRanker(hymirec, gemirec, unified_merge), ensemble]
+    without = Pool("hymirec_without_transitions", interest_members(hymirec.pool.members), interests_merge)
+    return [*shown, hymirec, gemirec, UnifiedRanker(hymirec, gemirec, unified_merge), without, ensemble]
 
 
-def baseline_rankers(sasrec: Any, comirec: Any, counted: Any, sasrec_merge: Any) -> list[Any]:
-    """The trained baselines ready to rank; SASRec also with what HyMiRec has beside its interests."""
-    from prismrec.models.baselines import ComiRecRanker
+def baseline_rankers(sasrec: Any, comirec: Any, counted: Any, sasrec_merge: Any, comirec_merge: Any) -> list[Any]:
+    """The trained baselines ready to rank; each also with what HyMiRec has beside its interests."""
     from prismrec.models.merge import Pool
     from prismrec.models.remembering import remembering
 
-    members = sasrec_members(sasrec, counted)
-    members["sasrec"] = remembering(members["sasrec"], "scores")
-    return [members["sasrec"], ComiRecRanker(comirec), Pool("sasrec_transitions", members, sasrec_merge)]
+    ranked = []
+    for alone, members, merge in (
+        ("sasrec", sasrec_members(sasrec, counted), sasrec_merge),
+        ("comirec", comirec_members(comirec, counted), comirec_merge),
+    ):
+        members[alone] = remembering(members[alone], "scores")
+        ranked += [members[alone], Pool(f"{alone}_transitions", members, merge)]
+    return ranked
 
 
 def trained_rows(ours: list[Any], baselines: list[Any], table: Any) -> dict[str, Any]:

@@ -28,6 +28,8 @@ MEASURED = (
     "sasrec",
     "sasrec_merge",
     "comirec",
+    "comirec_merge",
+    "interests_merge",
     "text_embeddings",
     "item_map",
     "user_map",
@@ -64,8 +66,11 @@ CURVES = (
     "comirec_curve",
 )
 # What a run settles on its validation events.
-SETTLED = ("evaluation_metrics", *CURVES, "posterior", "merge", "sasrec_merge", "unified_merge")
+MERGES = ("merge", "sasrec_merge", "comirec_merge", "interests_merge", "unified_merge")
+SETTLED = ("evaluation_metrics", *CURVES, "posterior", *MERGES)
 SPLIT = ["item_map", "histories", "splits"]
+# What a row's merge is fitted on, beside its own members.
+FITTED = ["training_counted", "item_vectors", "histories", "splits", PARAMETERS]
 
 
 def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
@@ -82,11 +87,23 @@ def create_pipeline(choices: Sequence[str] = ()) -> Pipeline:
             Node(nodes.train_sasrec, training, ["sasrec", "sasrec_curve"], name="train_sasrec"),
             Node(
                 nodes.merge_sasrec,
-                ["sasrec", "training_counted", "item_vectors", "histories", "splits", PARAMETERS, *choices],
+                ["sasrec", *FITTED, *choices],
                 ["sasrec_merge", "sasrec_merge_metrics"],
                 name="merge_sasrec",
             ),
             Node(nodes.train_comirec, training, ["comirec", "comirec_curve"], name="train_comirec"),
+            Node(
+                nodes.merge_comirec,
+                ["comirec", *FITTED, *choices],
+                ["comirec_merge", "comirec_merge_metrics"],
+                name="merge_comirec",
+            ),
+            Node(
+                nodes.merge_interests,
+                ["codebook", "item_codes", "lightweight_encoder", "recommender", *FITTED, *choices],
+                ["interests_merge", "interests_merge_metrics"],
+                name="merge_interests",
+            ),
             Node(
                 nodes.evaluate_models,
                 {

@@ -58,25 +58,10 @@ def fit_merge(
         What is counted of the training events, on which the weights are fitted; of all events before the test targets,
         which is served; the weights; the stage's figures for them.
     """
-    from prismrec.models.counted import Counted
-    from prismrec.models.recency import Recency
-    from prismrec.training.linear_transitions import Positions, fit_linear_transitions
     from prismrec.training.merging import fit_merge as fit
 
-    points, settings = SplitPoints.from_frame(splits), parameters.transitions
-    num_items = len(item_vectors["vectors"])
-    window = parameters.recent_days if histories.timed else 0  # recency counts days
-
-    def counted_before(ends_U: np.ndarray) -> Any:
-        positions = Positions(histories.items, histories.offsets, ends_U, num_items, settings.max_items)
-        transitions = fit_linear_transitions(positions, settings)
-        if not window:
-            return Counted.of(transitions, None)
-        before_E = np.arange(len(histories.items)) < np.repeat(histories.offsets[:-1] + ends_U, histories.lengths)
-        known = histories.items[before_E], histories.timestamps[before_E]
-        return Counted.of(transitions, Recency.count(*known, num_items, window))
-
-    of_training = counted_before(points.train_end_U)
+    points, num_items = SplitPoints.from_frame(splits), len(item_vectors["vectors"])
+    of_training = counted_before(points.train_end_U, histories, num_items, parameters)
     refined = recommender_ranker(recommender, codebook, item_codes, item_vectors)
     members = merge_members(refined, lightweight_encoder, of_training)
     merge = settled_merge(choices, "merge", members)
@@ -84,7 +69,26 @@ def fit_merge(
     if merge is None:
         data = training_data(histories, splits, item_vectors["recommendable"], parameters.training, parameters.seed)
         merge, figures = fit(members, data)
-    return of_training, counted_before(points.test_start_U), merge, figures
+    return of_training, counted_before(points.test_start_U, histories, num_items, parameters), merge, figures
+
+
+def counted_before(
+    ends_U: np.ndarray, histories: Histories, num_items: int, parameters: LLMRecommenderParameters
+) -> Any:
+    """Linear transitions and recency, counted of each user's first `ends_U` events."""
+    from prismrec.models.counted import Counted
+    from prismrec.models.recency import Recency
+    from prismrec.training.linear_transitions import Positions, fit_linear_transitions
+
+    settings = parameters.transitions
+    window = parameters.recent_days if histories.timed else 0  # recency counts days
+    positions = Positions(histories.items, histories.offsets, ends_U, num_items, settings.max_items)
+    transitions = fit_linear_transitions(positions, settings)
+    if not window:
+        return Counted.of(transitions, None)
+    before_E = np.arange(len(histories.items)) < np.repeat(histories.offsets[:-1] + ends_U, histories.lengths)
+    known = histories.items[before_E], histories.timestamps[before_E]
+    return Counted.of(transitions, Recency.count(*known, num_items, window))
 
 
 def train_recommender(
