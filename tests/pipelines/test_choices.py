@@ -70,6 +70,8 @@ def test_choices_of_another_protocol_or_of_other_members_are_refused(choices: di
         check_choices(choices, "global_time")
     with pytest.raises(UserError, match="right, left"):
         settled_merge(choices, "merge", {"right": None, "left": None})
+    with pytest.raises(UserError, match="merged nothing; this one has left"):
+        settled_merge(choices, "comirec_merge", {"left": None})  # a row that the run before did not have
 
 
 def test_of_equal_epochs_the_earliest_is_best() -> None:
