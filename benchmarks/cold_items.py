@@ -223,10 +223,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.1, help="share of the items that is held out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one hold-out each")
     parser.add_argument("--lifts", type=float, nargs="+", default=[], help="values of untrained_lift to compare")
+    parser.add_argument("--epochs", type=int, help="epochs of stage 3, instead of the environment's")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
     options = parser.parse_args(arguments)
     catalog, settings, all_parameters = open_environment(options.env)
-    parameters = LightweightEncoderParameters.model_validate(all_parameters["lightweight_encoder"])
+    of_stage = all_parameters["lightweight_encoder"]
+    if options.epochs:
+        of_stage["training"] |= {"epochs": options.epochs}
+    parameters = LightweightEncoderParameters.model_validate(of_stage)
     made_with = {"env": options.env, "share": options.share, "parameters": parameters.model_dump()}
     if options.lifts:
         made_with["lifts"] = options.lifts
