@@ -33,9 +33,13 @@ TOO_BIG = "one epoch of the packaged backbone takes longer than a cell may, on o
 
 
 class Times(NamedTuple):
-    """So many times the environment's value."""
+    """So many times the environment's value; a whole number stays one."""
 
     factor: float
+
+    def of(self, value: float) -> float:
+        """The value to take."""
+        return round(value * self.factor) if isinstance(value, int) else value * self.factor
 
 
 class Lists(NamedTuple):
@@ -139,6 +143,7 @@ CELLS = {
         _encoder("kc_4", "K_c = 4", num_interests=4),
         _encoder("kc_8", "K_c = 8", num_interests=8),
         _llm("no_matching", "no matching loss (DMIL) in stage 5", matching_weight=0.0),
+        _llm("matching_fifth", "a fifth of the matching loss (DMIL) in stage 5", matching_weight=Times(0.2)),
         _llm("no_next_item", "no next-item loss in stage 5", next_item_weight=0.0),
         _llm("no_merge_loss", "no loss on the gate in stage 5", merge_weight=0.0),
         _llm(
@@ -224,7 +229,7 @@ def settings_of(cell: Cell, environment: str, parameters: Mapping[str, Any], see
         block: Any = stages
         for name in path:
             block = block[name]
-        block[last] = round(block[last] * value.factor) if isinstance(value, Times) else value
+        block[last] = value.of(block[last]) if isinstance(value, Times) else value
     checked = {
         stage: stage_model(stage).model_validate(found).model_dump(mode="json") for stage, found in stages.items()
     }
