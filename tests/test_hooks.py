@@ -12,7 +12,7 @@ from prismrec.artifacts.manifest import Manifest, read_manifest
 from prismrec.commands.frame import user_error
 from prismrec.errors import LineageError, MissingArtefact, ParameterError
 from prismrec.hooks import ArtefactHooks
-from prismrec.kedro_datasets import CheckpointsDataset, UnwrittenDataset
+from prismrec.kedro_datasets import CheckpointsDataset, JsonDataset, UnwrittenDataset
 from prismrec.models import load_model
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
 from prismrec.training.dictionary_refresh import DictionaryVectors, KeptDictionary, Origins
@@ -67,11 +67,63 @@ def test_the_previous_version_stays_the_previous_one_after_the_new_one_is_saved(
         catalog = session.load_context().catalog
     previous, current = catalog["previous_item_map"], catalog["item_map"]
     previous.pin()
+    current.open()
     before = previous.manifest().sha256
     current.save(current.load().head(1))
     previous.release()
     assert current.manifest().sha256 != before
     assert previous.manifest().sha256 == before
+
+
+def cut_off(toy_project: ToyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the first stage with one item more, and stop it between its datasets, after the item map."""
+
+    def stop(self: JsonDataset, data: object, path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonDataset, "_write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            toy_project.run("sequence_building", params={"sequence_building": {"count": 4}})
+
+
+def test_other_stages_pass_over_what_a_cut_off_run_left(
+    toy_project: ToyProject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_project.run()
+    first = manifest_of(toy_project, ITEM_MAP)
+    cut_off(toy_project, monkeypatch)
+    assert manifest_of(toy_project, ITEM_MAP).sha256 != first.sha256, "the cut-off run left a newer one"
+    toy_project.run("lightweight_encoder", "codebook")
+    assert manifest_of(toy_project, CODES).ancestors["item_map"] == first.sha256
+    warned = [record.getMessage() for record in caplog.records if "was cut off" in record.getMessage()]
+    assert len(warned) == 1, "once a stage"
+    assert "The last run of sequence_building was cut off" in warned[0]
+    assert warned[0].endswith("kedro run --pipelines sequence_building")
+
+
+def test_a_run_after_a_cut_off_one_goes_on_with_what_was_settled(
+    toy_project: ToyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it writes what a run that was never cut off would have written."""
+    toy_project.run()
+    first = manifest_of(toy_project, ITEM_MAP)
+    cut_off(toy_project, monkeypatch)
+    toy_project.run("sequence_building", params={"sequence_building": {"count": 4}})
+    assert manifest_of(toy_project, ITEM_MAP).previous == {"previous_item_map": first.sha256}
+    with pytest.raises(LineageError, match="made from another version of 'item_map'"):
+        toy_project.run("codebook")
+
+
+def test_a_run_from_inside_a_stage_takes_up_what_the_cut_off_one_left(
+    toy_project: ToyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_project.run("sequence_building")
+    cut_off(toy_project, monkeypatch)
+    left = manifest_of(toy_project, ITEM_MAP)
+    toy_project.run("sequence_building", from_nodes=["sequence_building.summarise"])
+    toy_project.run("lightweight_encoder")
+    assert manifest_of(toy_project, ITEM_VECTORS).ancestors == {"item_map": left.sha256}
 
 
 def test_two_runs_in_two_workspaces_write_the_same_manifests(

@@ -1,13 +1,14 @@
 """What watches a run: binds datasets, checks inputs and their lineage, and records what each stage did.
 
-Before a run: the configuration is checked, and everything the run reads from disk has to exist. Before each
-node: its inputs have to fit together (`prismrec.artifacts.lineage`). Before each save: the dataset is told
-what the data was made from. After a stage's last save: its record is written
-(`prismrec.artifacts.stage_record`). After a run that succeeded: the states its trainings kept are removed. Nodes
-know nothing of all this, and partial runs are no special case. Where several processes train together, each runs the
-same nodes, and all but the first keep their outputs in memory.
+Before a run: the configuration is checked, and everything the run reads from disk has to exist; what a run of another
+stage left that was cut off is passed over. Before each node: its inputs have to fit together
+(`prismrec.artifacts.lineage`). Before each save: the dataset is told what the data was made from. After a stage's last
+save: its record is written (`prismrec.artifacts.stage_record`). After a run that succeeded: the states its trainings
+kept are removed. Nodes know nothing of all this, and partial runs are no special case. Where several processes train
+together, each runs the same nodes, and all but the first keep their outputs in memory.
 """
 
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from pydantic import BaseModel
 
 from prismrec.artifacts import stage_record
 from prismrec.artifacts.lineage import Source, Stages, merge, stage_command
-from prismrec.artifacts.manifest import Provenance, sha256_parameters
+from prismrec.artifacts.manifest import PREVIOUS_PREFIX, Provenance, sha256_parameters
 from prismrec.configuration import (
     BASE,
     LOCAL,
@@ -36,6 +37,8 @@ from prismrec.configuration import (
 from prismrec.errors import MissingArtefact
 from prismrec.kedro_datasets import ArtefactDataset, CheckpointsDataset, UnwrittenDataset
 from prismrec.pipeline_registry import STAGES, register_pipelines
+
+log = logging.getLogger(__name__)
 
 # A node's output that is still to be saved; "" stands for the node itself.
 Step = tuple[str, str]
@@ -125,7 +128,7 @@ class ArtefactHooks:
             dataset = catalog.get(name)
             if isinstance(dataset, ArtefactDataset):
                 stage = self._stages.of_dataset.get(name, "")
-                dataset.bind(name, stage, self._stages.workspace, self._stages.environment)
+                dataset.bind(name, stage, self._stages.workspace, self._stages.environment, self._records)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -139,7 +142,9 @@ class ArtefactHooks:
             steps.setdefault(stage_of(node), set()).update((node.name, name) for name in ("", *node.outputs))
         progress = {stage: StageProgress(pending) for stage, pending in steps.items()}
         self._run = Run(catalog, run_params["run_id"], self._stages, progress)
+        self._open_running_stages()
         self._check_inputs(pipeline)
+        self._say_what_was_cut_off(pipeline)
         if not is_main_process():
             for name in pipeline.all_outputs():
                 catalog[name] = UnwrittenDataset()
@@ -218,6 +223,28 @@ class ArtefactHooks:
         value = self._parameters.get(f"params:{stage}", {})
         return value.model_dump(mode="json") if isinstance(value, BaseModel) else dict(value)
 
+    @property
+    def _records(self) -> Path:
+        workspace = Path(self._globals["workspaces"]) / self._stages.workspace
+        return self._context.project_path / workspace / stage_record.RECORDS
+
+    def _open_running_stages(self) -> None:
+        """A run reads the newest of its own stages, of other stages and of `previous_*` what is settled."""
+        for name, stage in self._stages.of_dataset.items():
+            dataset = self._run.artefact(name) if stage in self._run.progress else None
+            if dataset is not None and not name.startswith(PREVIOUS_PREFIX):
+                dataset.open()
+
+    def _say_what_was_cut_off(self, pipeline: Pipeline) -> None:
+        found = [d for d in map(self._run.artefact, sorted(pipeline.inputs())) if d is not None and d.unsettled()]
+        for stage in dict.fromkeys(dataset.stage for dataset in found):
+            log.warning(
+                "The last run of %s was cut off, or is still under way: what the run before it left is read. To go on "
+                "with it: %s",
+                stage,
+                stage_command([stage], self._stages.environment),
+            )
+
     def _check_inputs(self, pipeline: Pipeline) -> None:
         names = sorted(n for n in pipeline.inputs() if not n.startswith(("params:", "parameters")))
         for node in pipeline.nodes:
@@ -263,8 +290,6 @@ class ArtefactHooks:
 
     def _write_record(self, stage: str, progress: StageProgress) -> None:
         parameters = self._stage_parameters(stage)
-        workspace = Path(self._globals["workspaces"]) / self._stages.workspace
-        records = self._context.project_path / workspace / stage_record.RECORDS
         manifest = {
             "stage": stage,
             "workspace": self._stages.workspace,
@@ -289,7 +314,7 @@ class ArtefactHooks:
             **({"trainings": progress.costs} if progress.costs else {}),
             **stage_record.host(),
         }
-        stage_record.write_record(records / stage / self._run.version, manifest, run)
+        stage_record.write_record(self._records / stage / self._run.version, manifest, run)
 
 
 def is_main_process() -> bool:

@@ -59,7 +59,7 @@ def test_speeds_of_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert figures["positions_per_second"] == max(figures["rounds"]) > 0
         assert 0 <= figures["padding_waste"] < 1
         assert 0 < figures["model_flop_utilisation"] < 1
-    assert 0 < report["speeds"][ours[1]]["matching_share"] < 1
+    assert 0 < report["speeds"][ours[1]]["matching_share"] < 0.05, "the bar; at full size it is 1.4 %"
     assert len(report["curves"][training_speed.OURS]) == 1
     assert report["curves"][training_speed.OURS][0]["seconds"] > 0
 

@@ -1,14 +1,18 @@
 """A small world through all stages: byte-identical twice, stage by stage, and what goes wrong in words."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from e2e_runs import prismrec
+from e2e_runs import PROJECT, prismrec
 
 SMALL = ",".join(
     f"{key}={value}"
@@ -87,6 +91,37 @@ def test_a_refresh_goes_on_with_the_workspaces_last_models(workspaces: list[Path
         models = sorted((workspaces[0] / "demo" / "06_models" / name).glob("2*"))
         first, second = ((v / name / "model.safetensors").read_bytes() for v in models[-2:])
         assert first == second
+
+
+def newest(entry: Path) -> str:
+    """The newest version of a dataset, whatever became of its stage."""
+    return max(path.parent.name for path in entry.glob("2*/manifest.json"))
+
+
+def test_a_killed_stage_leaves_the_set_before_it(workspaces: list[Path], tmp_path: Path) -> None:
+    """Killed as soon as its new dictionary is there: what is read and packaged next is the old set."""
+    shutil.copytree(workspaces[0] / "demo", tmp_path / "demo")
+    models = tmp_path / "demo" / "06_models"
+    old, names = newest(models / "dictionary"), prismrec(tmp_path, "interests").stdout
+    other = f"{SMALL},interest_dictionary.seed=7"
+    command = [sys.executable, "-m", "prismrec", "run", "--pipelines", "interest_dictionary", "--params", other]
+    environment = {**os.environ, "PRISMREC_WORKSPACES": str(tmp_path)}
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL) as running:
+        until = time.monotonic() + 120
+        while newest(models / "dictionary") == old and running.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGKILL)
+    assert running.returncode == -signal.SIGKILL
+    assert newest(models / "dictionary") != old
+    assert newest(models / "posterior") < newest(models / "dictionary"), "killed between the datasets of a set"
+    assert prismrec(tmp_path, "interests").stdout == names
+    packaged = prismrec(tmp_path, "run", "--pipelines", "packaging", "--params", f"{SMALL},packaging.package=this_run")
+    assert packaged.returncode == 0, packaged.stderr
+    assert "The last run of interest_dictionary was cut off" in packaged.stdout + packaged.stderr
+    bundle = max((tmp_path / "demo" / "07_model_output" / "bundle").glob("2*")) / "bundle"
+    for part in ("dictionary", "posterior", "retrieval", "unified_merge"):
+        before = max(version for version in (models / part).glob("2*") if version.name <= old) / part
+        assert (bundle / part / "model.safetensors").read_bytes() == (before / "model.safetensors").read_bytes()
 
 
 def test_a_run_that_beats_nobody_keeps_the_incumbent_packaged(workspaces: list[Path]) -> None:

@@ -16,6 +16,7 @@ from kedro.io import DataCatalog, DatasetError, Version
 
 from prismrec.artifacts.manifest import Provenance, read_manifest
 from prismrec.artifacts.model_folder import read_config, write_model
+from prismrec.artifacts.stage_record import write_record
 from prismrec.data.histories import Histories
 from prismrec.errors import MissingArtefact
 from prismrec.kedro_datasets import (
@@ -278,6 +279,26 @@ def test_a_dataset_pinned_while_absent_stays_absent(tmp_path: Path) -> None:
     dataset.pin()
     JsonDataset(filepath=str(tmp_path / "x.json")).save({"n": 1})
     assert dataset.load() is None
+
+
+def test_a_stages_record_settles_what_it_wrote(tmp_path: Path) -> None:
+    def read(standalone: bool = False, running: bool = False) -> JsonDataset:
+        dataset = JsonDataset(filepath=str(tmp_path / "x.json"), standalone=standalone)
+        dataset.bind("x", "codebook", "demo", records=tmp_path / "records")
+        if running:
+            dataset.open()
+        return dataset
+
+    for number in (1, 2, 3):
+        JsonDataset(filepath=str(tmp_path / "x.json"), version=Version(None, str(number))).save({"n": number})
+    assert (read().load(), read().unsettled()) == ({"n": 3}, None), "no record: every version counts"
+    write_record(tmp_path / "records" / "evaluation" / "3", {}, {})
+    write_record(tmp_path / "records" / "codebook" / "2", {}, {})
+    assert (read().load(), read().unsettled()) == ({"n": 2}, "3")
+    assert read(running=True).load() == {"n": 3}, "its own stage"
+    assert (read(standalone=True).load(), read(standalone=True).unsettled()) == ({"n": 3}, None)
+    write_record(tmp_path / "records" / "codebook" / "4", {}, {})
+    assert (read().load(), read().unsettled()) == ({"n": 3}, None)
 
 
 @pytest.mark.parametrize("change", ["cut", "flip", "remove_manifest", "add"])

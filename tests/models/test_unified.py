@@ -6,6 +6,7 @@ import torch
 
 from models.small import NUM_ITEMS, event_table
 from models.test_rankers import CELLS, LENGTHS, RECOMMENDABLE, gemirec, merged, of_user, unified
+from prismrec.errors import LineageError
 from prismrec.models.merge import Merge, MergeConfig
 from prismrec.models.posterior import Knobs
 from prismrec.models.unified import UnifiedRanker
@@ -29,6 +30,15 @@ def test_weights_of_hymirec_as_a_whole_which_releases_before_fitted_still_rank()
     before = UnifiedRanker(merged(), gemirec(), merge)
     expected = unified().scores(EVENTS, USERS, ENDS)
     torch.testing.assert_close(before.scores(EVENTS, USERS, ENDS), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_that_were_fitted_on_another_dictionary_are_refused() -> None:
+    merge = unified().pool.merge
+    kept = UnifiedRanker(merged(), gemirec(), merge.resting_on("v1"))
+    assert torch.equal(kept.scores(EVENTS, USERS, ENDS), unified().scores(EVENTS, USERS, ENDS))
+    with pytest.raises(LineageError, match=r"weights of the unified model .* v0, but the dictionary is v1"):
+        UnifiedRanker(merged(), gemirec(), merge.resting_on("v0"))
 
 
 @torch.no_grad()

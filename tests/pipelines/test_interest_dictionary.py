@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ import yaml
 from torch.nn import functional as F
 
 from models.small import small_encoder
-from pipelines.refresh_sets import Workspace, is_whole
+from pipelines.refresh_sets import Workspace, settled_version
 from prismrec.artifacts import atomic
 from prismrec.artifacts.bundle import LABELS_OF
 from prismrec.data.histories import Histories
 from prismrec.data.splits import leave_one_out
-from prismrec.errors import UserError
+from prismrec.errors import LineageError, UserError
 from prismrec.models import backbone, load_model
 from prismrec.models.gemirec import GemiRecRanker
 from prismrec.models.interest_dictionary import stamped_version
@@ -445,7 +446,8 @@ def unified_arguments(members: tuple[str, ...], previous: Path) -> dict[str, Any
     """What is asked where the posterior was refreshed, beside HyMiRec of these members."""
     known = {"merge": Merge(MergeConfig(members)), "previous_unified_merge": previous}
     every = dict.fromkeys(inspect.signature(nodes.fit_unified_merge).parameters)
-    return every | known | {"posterior_curve": {"posterior_refreshed": True}}
+    dictionary = SimpleNamespace(version="refreshed")
+    return every | known | {"dictionary": dictionary, "posterior_curve": {"posterior_refreshed": True}}
 
 
 @pytest.mark.parametrize("names", [("refined", "coarse", "gemirec"), ("hymirec", "gemirec")])
@@ -458,6 +460,7 @@ def test_the_weights_of_the_unified_model_stay_where_the_posterior_went_on(
     merge.save(tmp_path)
     kept, figures = nodes.fit_unified_merge(**unified_arguments(("refined", "coarse"), tmp_path))
     assert kept.weights() == merge.weights()
+    assert kept.config.dictionary == "refreshed"
     assert set(figures.values()) == set(merge.weights().values())
 
 
@@ -470,12 +473,12 @@ def test_weights_of_other_members_are_refused(tmp_path: Path) -> None:
 # What is left of a refresh that was cut off
 
 
-def test_a_cut_at_every_write_leaves_one_version_or_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_at_every_write_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file is flushed to the disk once: fail at the first flush, the second, … until a refresh comes through."""
     workspace = Workspace(tmp_path)
     workspace.save(workspace.version(1))
-    old = workspace.newest()["dictionary"].version
-    flush, seen = atomic._flush, {"whole": 0, "refused": 0}
+    old = settled_version(workspace)
+    flush, seen, between = atomic._flush, {"old": 0, "new": 0}, 0
     for last in range(1, 200):
         calls = iter(range(1, 10_000))
 
@@ -484,26 +487,39 @@ def test_a_cut_at_every_write_leaves_one_version_or_a_refusal(tmp_path: Path, mo
                 raise KeyboardInterrupt
             flush(path)
 
-        new = workspace.version(1 + last)
+        made = workspace.version(1 + last)
+        new = made["dictionary"].dictionary.version
         with monkeypatch.context() as patch:
             patch.setattr(atomic, "_flush", cut)
             try:
-                workspace.save(new)
+                workspace.save(made)
             except KeyboardInterrupt:
                 pass
             else:
                 break
-        seen["whole" if is_whole(workspace) else "refused"] += 1
-        assert workspace.check_bundle() in (old, new["dictionary"].dictionary.version)
+        seen[{old: "old", new: "new"}[settled_version(workspace)]] += 1
+        between += workspace.cut_between()
+        assert workspace.check_bundle() in (old, new)
         workspace.save(workspace.version(1))  # the mend: the stages once more
-        assert is_whole(workspace)
-    assert workspace.check_bundle() == new["dictionary"].dictionary.version
-    assert seen["whole"] > 0
-    assert seen["refused"] > 10, "otherwise no cut fell between two datasets"
+        assert settled_version(workspace) == old
+    assert settled_version(workspace) == workspace.check_bundle() == new
+    assert seen["new"] > 0, "otherwise no cut fell between the record and the bundle"
+    assert between > 10, "otherwise no cut fell between two datasets"
+
+
+@pytest.mark.parametrize("part", ["item_cells", "posterior", "retrieval"])
+def test_parts_of_two_dictionaries_are_refused(part: str, tmp_path: Path) -> None:
+    """As runs of single nodes may leave them; the message names both versions."""
+    workspace = Workspace(tmp_path)
+    one, other = workspace.version(1), workspace.version(2)
+    parts = {**one, part: other[part], "dictionary": one["dictionary"].dictionary}
+    with pytest.raises(LineageError, match=parts["dictionary"].version) as refused:
+        nodes.check_one_dictionary(*(parts[name] for name in ("dictionary", "posterior", "retrieval", "item_cells")))
+    assert other["dictionary"].dictionary.version in str(refused.value)
 
 
 @pytest.mark.slow
-def test_what_real_kills_leave_is_of_one_version_or_refused(tmp_path: Path) -> None:
+def test_real_kills_leave_one_version_whole(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_refresh.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "12", "7"],
@@ -515,4 +531,6 @@ def test_what_real_kills_leave_is_of_one_version_or_refused(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    assert seen["whole"] + seen["refused"] == 12
+    assert len(seen["versions"]) == 13
+    assert len(set(seen["versions"])) > 1, "no child came to the end of a set"
+    assert seen["between"] > 0, "no kill fell between two datasets"

@@ -2,7 +2,8 @@
 
 `<workspace>/08_reporting/manifests/<stage>/<version>/` holds both, written at once when the stage's last
 node is done. The manifest says what was computed (content hashes of inputs and outputs, parameters, seed,
-code, libraries, threads, metrics); run.json says what it cost (seconds, memory, host).
+code, libraries, threads, metrics); run.json says what it cost (seconds, memory, host). That the record is there also
+settles what the stage wrote: other stages read nothing newer (`prismrec.kedro_datasets.base`).
 """
 
 import ctypes
@@ -74,6 +75,15 @@ def write_record(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, An
     with atomic_folder(folder) as temporary:
         (temporary / "manifest.json").write_text(dump_json(dict(manifest)), encoding="utf-8")
         (temporary / "run.json").write_text(dump_json(dict(run)), encoding="utf-8")
+
+
+def last_record(records: Path, stage: str) -> str | None:
+    """Return the version of the newest record of a stage: of its last run that ended. None without one.
+
+    Args:
+        records: the workspace's folder of records.
+    """
+    return max((path.parent.name for path in (records / stage).glob("[!.]*/run.json")), default=None)
 
 
 class StageCost(NamedTuple):

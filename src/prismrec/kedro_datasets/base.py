@@ -4,6 +4,9 @@ A version is a folder, `<filepath>/<version>/`, that holds the payload under the
 a folder) and `manifest.json`. It is written in a temporary folder and renamed into place, so that the
 latest version Kedro finds is always a whole one. Loading verifies the payload's checksums: at the sizes
 here that costs milliseconds.
+
+What a stage writes belongs together, and appears together: the record at a stage's end settles it. Versions newer than
+the last record are those of a run that is under way or was cut off; only runs of that very stage read them.
 """
 
 from abc import abstractmethod
@@ -17,6 +20,7 @@ from prismrec.artifacts import manifest as manifests
 from prismrec.artifacts.atomic import atomic_folder, remove_folder
 from prismrec.artifacts.lineage import stage_command
 from prismrec.artifacts.manifest import Manifest, Provenance
+from prismrec.artifacts.stage_record import last_record
 from prismrec.errors import MissingArtefact
 
 Saved = TypeVar("Saved")
@@ -37,6 +41,8 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         volatile: its bytes differ from run to run for a reason outside of the project; the stage's manifest then
             says so instead of giving a hash.
         keep: newest versions that stay on the disk; older ones are removed once a new one is written. All by default.
+        standalone: it needs nothing else that its stage writes, so that its newest version is read even where the
+            stage's run was cut off.
         metadata: ignored here; Kedro-Viz reads the layer from it.
     """
 
@@ -51,6 +57,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         nullable: bool = False,
         volatile: bool = False,
         keep: int | None = None,
+        standalone: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -64,6 +71,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         self.nullable = nullable
         self.keep = keep
         self.volatile = volatile
+        self.standalone = standalone
         self.metadata = metadata
         self.name = self._filepath.stem
         self.stage = ""
@@ -72,6 +80,8 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         self._provenance = Provenance()
         self._parameters_sha256 = ""
         self._pinned_absent = False
+        self._records: Path | None = None
+        self._stage_runs = False
 
     @abstractmethod
     def _write(self, data: Saved, path: Path) -> None:
@@ -81,7 +91,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
     def _read(self, path: Path) -> Loaded:
         """Read the payload at `path`."""
 
-    def bind(self, name: str, stage: str, workspace: str, environment: str = "") -> None:
+    def bind(self, name: str, stage: str, workspace: str, environment: str = "", records: Path | None = None) -> None:
         """Tell the dataset who it is, for its manifests and its error messages.
 
         Args:
@@ -89,8 +99,34 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
             stage: the stage that writes it.
             workspace: the workspace of this run.
             environment: the Kedro environment to name in commands; empty for the default.
+            records: the folder of the workspace's stage records, which settle versions; None: every version counts.
         """
         self.name, self.stage, self.workspace, self.environment = name, stage, workspace, environment
+        self._records = records
+
+    def open(self) -> None:
+        """Read the newest version, settled or not: its own stage runs."""
+        self._stage_runs = True
+        self.release()
+
+    def unsettled(self) -> str | None:
+        """Return the newest version if a run that is under way, or was cut off, left it; else None."""
+        newest = [Path(path).parent.name for path in super()._get_versions()[:1]]
+        return newest[0] if newest and not self._is_settled(newest[0], self._last_record()) else None
+
+    def _last_record(self) -> str | None:
+        """The version up to which this dataset is settled; None: all are."""
+        if self._records is None or self.standalone or self._stage_runs:
+            return None
+        return last_record(self._records, self.stage)
+
+    @staticmethod
+    def _is_settled(version: str, last: str | None) -> bool:
+        return last is None or version <= last
+
+    def _get_versions(self) -> list[str]:
+        last = self._last_record()
+        return [path for path in super()._get_versions() if self._is_settled(Path(path).parent.name, last)]
 
     def hand_over(self, provenance: Provenance, parameters_sha256: str = "") -> None:
         """Say what the next saved data was made from; it goes into that version's manifest."""

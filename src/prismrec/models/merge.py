@@ -37,9 +37,15 @@ SMALLEST_SHARE = 1e-6  # of the weight of a member that the merge leaves out: it
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Names of the members, in the order of their weights."""
+    """What a merge weighs.
+
+    Attributes:
+        members: their names, in the order of their weights.
+        dictionary: version of the interest dictionary whose cells a member ranks by; empty where none does.
+    """
 
     members: tuple[str, ...]
+    dictionary: str = ""
 
 
 class Merge(SavedModule):
@@ -52,7 +58,7 @@ class Merge(SavedModule):
     timeless_M: Tensor
 
     def __init__(self, config: MergeConfig) -> None:
-        super().__init__(MergeConfig(tuple(config.members)))
+        super().__init__(MergeConfig(tuple(config.members), config.dictionary))
         for name in ("timed_M", "timeless_M"):
             self.register_buffer(name, torch.zeros(len(config.members), dtype=torch.float64))
 
@@ -63,6 +69,12 @@ class Merge(SavedModule):
             wider.timed_M[members.index(name)] = self.timed_M[m]
             wider.timeless_M[members.index(name)] = self.timeless_M[m]
         return wider.eval()
+
+    def resting_on(self, dictionary: str) -> Merge:
+        """The same weights for members of which one ranks by the cells of this dictionary."""
+        merge = Merge(MergeConfig(self.config.members, dictionary))
+        merge.load_state_dict(self.state_dict())
+        return merge.eval()
 
     def weights(self) -> dict[str, float]:
         """Weight of each member by its name, and by its name with `_time_free` where times are unknown."""

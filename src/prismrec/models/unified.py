@@ -21,6 +21,7 @@ from torch import Tensor
 from prismrec.models.cells import CellRanker
 from prismrec.models.events import EventTable
 from prismrec.models.gemirec import GemiRecRanker
+from prismrec.models.interest_dictionary import check_version
 from prismrec.models.merge import Merge, MergedRanker, Pool
 from prismrec.models.posterior import Knobs
 from prismrec.models.rankers import GEMIREC, HYMIREC, PRISMREC, Ranker
@@ -34,12 +35,17 @@ class UnifiedRanker(CellRanker):
         gemirec: GemiRec ready to rank; its dictionary gives the interests. Where both rest on one recommender that
             remembers its states (`remembering.py`), its decoder runs once.
         merge: the weights of HyMiRec's members and of GemiRec; or, as releases before fitted them, of the two.
+
+    Raises:
+        LineageError: the weights were fitted on the cells of another dictionary.
     """
 
     name = PRISMREC
 
     def __init__(self, hymirec: MergedRanker, gemirec: GemiRecRanker, merge: Merge) -> None:
         head = gemirec.head.config
+        if merge.config.dictionary:  # none while they are fitted, and in weights of releases before
+            check_version("weights of the unified model", merge.config.dictionary, head.dictionary, "unified_merge")
         super().__init__(gemirec.table, gemirec.context.items_ND, gemirec.label, head.dictionary, head.num_interests)
         others = {HYMIREC: hymirec} if HYMIREC in merge.config.members else hymirec.pool.members
         self.pool: Ranker = Pool(PRISMREC, {**others, GEMIREC: gemirec}, merge)

@@ -123,7 +123,9 @@ def merge_sasrec(
     choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Weights that merge SASRec with what is counted, as HyMiRec merges its interests with it."""
-    members = sasrec_members(sasrec, training_counted)
+    from prismrec.models.baselines import SASRecRanker
+
+    members = baseline_members(SASRecRanker(sasrec), training_counted)
     return _fit_row("sasrec_merge", members, item_vectors, histories, splits, parameters, choices)
 
 
@@ -137,7 +139,9 @@ def merge_comirec(
     choices: dict[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Weights that merge ComiRec-SA with what is counted."""
-    members = comirec_members(comirec, training_counted)
+    from prismrec.models.baselines import ComiRecRanker
+
+    members = baseline_members(ComiRecRanker(comirec), training_counted)
     return _fit_row("comirec_merge", members, item_vectors, histories, splits, parameters, choices)
 
 
@@ -179,18 +183,9 @@ def _fit_row(
     return fitted.merge, fitted.figures
 
 
-def sasrec_members(sasrec: Any, counted: Any) -> dict[str, Any]:
-    """What `merge_sasrec` merges, by name."""
-    from prismrec.models.baselines import SASRecRanker
-
-    return {ranker.name: ranker for ranker in (SASRecRanker(sasrec), *counted.rankers())}
-
-
-def comirec_members(comirec: Any, counted: Any) -> dict[str, Any]:
-    """What `merge_comirec` merges, by name."""
-    from prismrec.models.baselines import ComiRecRanker
-
-    return {ranker.name: ranker for ranker in (ComiRecRanker(comirec), *counted.rankers())}
+def baseline_members(ranker: Any, counted: Any) -> dict[str, Any]:
+    """What `merge_sasrec` and `merge_comirec` merge, by name: a trained baseline and what is counted."""
+    return {member.name: member for member in (ranker, *counted.rankers())}
 
 
 def interest_members(members: dict[str, Any]) -> dict[str, Any]:
@@ -434,16 +429,14 @@ def our_rankers(
 
 def baseline_rankers(sasrec: Any, comirec: Any, counted: Any, sasrec_merge: Any, comirec_merge: Any) -> list[Any]:
     """The trained baselines ready to rank; each also with what HyMiRec has beside its interests."""
+    from prismrec.models.baselines import ComiRecRanker, SASRecRanker
     from prismrec.models.merge import Pool
     from prismrec.models.remembering import remembering
 
     ranked = []
-    for alone, members, merge in (
-        ("sasrec", sasrec_members(sasrec, counted), sasrec_merge),
-        ("comirec", comirec_members(comirec, counted), comirec_merge),
-    ):
-        members[alone] = remembering(members[alone], "scores")
-        ranked += [members[alone], Pool(f"{alone}_transitions", members, merge)]
+    for baseline, merge in ((SASRecRanker(sasrec), sasrec_merge), (ComiRecRanker(comirec), comirec_merge)):
+        alone = remembering(baseline, "scores")
+        ranked += [alone, Pool(f"{alone.name}_transitions", baseline_members(alone, counted), merge)]
     return ranked
 
 

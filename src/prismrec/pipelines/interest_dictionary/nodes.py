@@ -149,7 +149,7 @@ def report_dictionary(
 
     kept = _previous(previous_dictionary)
     if kept is not None and dictionary_losses["kind"] == "refreshed" and kept.dictionary.version == dictionary.version:
-        # Gone on with where a run was cut off: the newest on disk is this very dictionary.
+        # Reported once more, by a run of this node alone: the last one that is settled is this very dictionary.
         kept = _beside(previous_dictionary, dictionary.config.parent)
     previous = None if kept is None else (kept.dictionary, kept.rows)
     origin = {key: value for key, value in dictionary_losses.items() if key not in ("kind", "figures")}
@@ -160,7 +160,7 @@ def report_dictionary(
 
 
 def check_one_dictionary(dictionary: Any, posterior: Any, retrieval: Any, cells: Any) -> None:
-    """Refuse what rests on different dictionaries, as a run that was cut off may leave it.
+    """Refuse what rests on different dictionaries, as runs of single nodes may leave it.
 
     Raises:
         LineageError: naming both versions.
@@ -297,8 +297,8 @@ def _before(
         return None
     if found != parent:
         raise UserError(
-            f"The previous {name} rests on the interest dictionary {found}; this one goes on with {parent}, as a run "
-            "that was cut off may leave it.",
+            f"The previous {name} rests on the interest dictionary {found}; this one goes on with {parent}, as runs of "
+            "single nodes may leave it.",
             f"previous_{name}",
             IN_FULL,
         )
@@ -317,7 +317,7 @@ def _basis(dictionary: Any, parameters: InterestDictionaryParameters, splits: pl
 def _learnt(name: str, before: _Before | None, basis: str) -> Any | None:
     """The model of the run before if it has been trained on all this already: a refresh leaves it as it is.
 
-    So a refresh without news changes nothing, and one that was cut off ends as if it had not been.
+    So a refresh without news changes nothing.
     """
     if before is None or before.model.config.basis != basis:
         return None
@@ -536,6 +536,7 @@ def fit_unified_merge(
         if settled is not None and settled.config.members != (HYMIREC, GEMIREC):  # as releases before weighed the two
             check_members(settled.config.members, names, "unified_merge", IN_FULL)
     if settled is not None:
+        settled = settled.resting_on(dictionary.version)
         return settled, {f"weight_{name}": weight for name, weight in settled.weights().items()}
     from prismrec.models.merge import MergedRanker
     from prismrec.models.remembering import remembering
@@ -555,7 +556,8 @@ def fit_unified_merge(
         weights_M[-1] = 1.0
     fitted = fit(every, data, {"hymirec": alone, "plain_ensemble": ensemble})
     said = cell_figures(UnifiedRanker(hymirec, gemirec, fitted.merge), data)
-    return fitted.merge, {**fitted.figures, **{f"cell_{name}": value for name, value in said.items()}}
+    unified = fitted.merge.resting_on(dictionary.version)
+    return unified, {**fitted.figures, **{f"cell_{name}": value for name, value in said.items()}}
 
 
 def collect_metrics(
