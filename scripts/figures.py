@@ -137,9 +137,8 @@ def costs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str
 def main() -> None:
     """Fill the sections of the data sets that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "data", nargs="+", choices=("demo", "ml1m", "beauty", "steam"), help="data sets whose workspaces are read"
-    )
+    sets = ("demo", "ml1m", "beauty", "steam", "ml100k")
+    parser.add_argument("data", nargs="+", choices=sets, help="data sets whose workspaces are read")
     page, readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
     for data in parser.parse_args().data:
         report = json.loads(latest_metrics(environment(data)))
