@@ -143,7 +143,8 @@ CELLS = {
         _encoder("kc_4", "K_c = 4", num_interests=4),
         _encoder("kc_8", "K_c = 8", num_interests=8),
         _llm("no_matching", "no matching loss (DMIL) in stage 5", matching_weight=0.0),
-        _llm("matching_fifth", "a fifth of the matching loss (DMIL) in stage 5", matching_weight=Times(0.2)),
+        _llm("matching_whole", "the matching loss (DMIL) of stage 5 at weight 1, the paper's", matching_weight=1.0),
+        _llm("matching_fifth", "the matching loss (DMIL) of stage 5 at weight .2", matching_weight=0.2),
         _llm("no_next_item", "no next-item loss in stage 5", next_item_weight=0.0),
         _llm("no_merge_loss", "no loss on the gate in stage 5", merge_weight=0.0),
         _llm(
