@@ -100,7 +100,7 @@ def newest(entry: Path) -> str:
 
 def test_a_killed_stage_leaves_the_set_before_it(workspaces: list[Path], tmp_path: Path) -> None:
     """Killed as soon as its new dictionary is there: what is read and packaged next is the old set."""
-    shutil.copytree(workspaces[0] / "demo", tmp_path / "demo")
+    shutil.copytree(workspaces[1] / "demo", tmp_path / "demo")  # the first one was refreshed, and not evaluated since
     models = tmp_path / "demo" / "06_models"
     old, names = newest(models / "dictionary"), prismrec(tmp_path, "interests").stdout
     other = f"{SMALL},interest_dictionary.seed=7"
