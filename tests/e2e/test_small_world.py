@@ -216,8 +216,9 @@ def test_artefacts_of_two_workspaces_do_not_mix(workspaces: list[Path], tmp_path
     )
     assert anew.returncode == 0, anew.stderr
     taken = Path("demo") / "05_model_input" / "item_vectors.safetensors"
-    shutil.rmtree(mixed / taken)
-    shutil.copytree(other / taken, mixed / taken)
+    settled = mixed / taken / newest(mixed / taken)
+    shutil.rmtree(settled)
+    shutil.copytree(other / taken / newest(other / taken), settled)  # a newer version would be passed over
     message = failure(prismrec(mixed, "run", "--pipelines", "llm_recommender"))
     assert "item_vectors" in message
     assert "kedro run --pipelines" in message
