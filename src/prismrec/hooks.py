@@ -143,8 +143,8 @@ class ArtefactHooks:
         progress = {stage: StageProgress(pending) for stage, pending in steps.items()}
         self._run = Run(catalog, run_params["run_id"], self._stages, progress)
         self._open_running_stages()
-        self._check_inputs(pipeline)
         self._say_what_was_cut_off(pipeline)
+        self._check_inputs(pipeline)
         if not is_main_process():
             for name in pipeline.all_outputs():
                 catalog[name] = UnwrittenDataset()

@@ -297,7 +297,7 @@ def test_a_share_of_one_trains_both_anew(
 def test_a_model_of_another_dictionary_is_refused_with_the_mend(
     day: tuple[Path, dict[str, Any]], upstream: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Two refreshes were cut off after their dictionary: the posterior is of the parent's parent."""
+    """Two refreshes ran as far as their dictionary: the posterior is of the parent's parent."""
     for number, nudge in enumerate((0.01, 0.02)):
         parent = tmp_path / str(number - 1) / "dictionary" if number else day[0] / "dictionary"
         kept, *_ = nodes.fit_dictionary(item_vectors(nudge=nudge), parent, stage_parameters(refresh=True))

@@ -76,7 +76,7 @@ def test_unchanged_vectors_give_the_parent_itself(parent: InterestDictionary) ->
 
 
 def test_unchanged_vectors_give_the_parent_whatever_the_parameters_ask_for(parent: InterestDictionary) -> None:
-    """A refresh that was cut off after its dictionary is run again on the same vectors: it must not grow further."""
+    """A refresh is run again on the same vectors: it must not grow further."""
     more = refresh_dictionary(parent, rows(), rows(), parameters(items_per_cell=7), seed=1)
     assert more.dictionary is parent
     assert more.figures == {"codes_waiting": 4.0}, "5 x 5 are asked for"

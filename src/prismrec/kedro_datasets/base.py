@@ -133,7 +133,7 @@ class ArtefactDataset(AbstractVersionedDataset[Saved, Loaded | None], Generic[Sa
         self._provenance, self._parameters_sha256 = provenance, parameters_sha256
 
     def pin(self) -> None:
-        """Fix the version to load to the newest one there is now, or to none.
+        """Fix the version to load to the newest settled one there is now, or to none.
 
         A `previous_*` entry shares its files with the entry that the same run writes: pinned at the start
         of the run, it stays the previous one.

@@ -195,7 +195,7 @@ def refresh_dictionary(
         rows: the rows of today.
 
     Returns:
-        The parent itself if the rows are the same, whatever waits: so a run that was cut off after it goes on with it;
+        The parent itself if the rows are the same, whatever waits: so a refresh without news changes nothing;
         a refreshed one; or one fitted anew if the vectors are too far from the previous ones, or no item is in both.
 
     Raises:
