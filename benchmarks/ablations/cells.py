@@ -33,13 +33,13 @@ TOO_BIG = "one epoch of the packaged backbone takes longer than a cell may, on o
 
 
 class Times(NamedTuple):
-    """So many times the environment's value; a whole number stays one."""
+    """So many times the environment's value, a whole number."""
 
     factor: float
 
-    def of(self, value: float) -> float:
+    def of(self, value: int) -> int:
         """The value to take."""
-        return round(value * self.factor) if isinstance(value, int) else value * self.factor
+        return round(value * self.factor)
 
 
 class Lists(NamedTuple):
