@@ -51,6 +51,7 @@ MODELS = (
     "item_vectors", "codebook", "item_codes", "lightweight_encoder", "recommender", "counted", "merge",
     "dictionary", "item_cells", "posterior", "retrieval", "unified_merge", "interests_merge",
 )  # fmt: skip
+TRAINED_BASELINES = ("sasrec", "comirec", "sasrec_merge", "comirec_merge")
 # Rows that single nodes train, or fit.
 _SASREC, _COMIREC = ("evaluation", "train_sasrec"), ("evaluation", "train_comirec")
 _COUNTED = ("llm_recommender", "fit_merge")
@@ -222,7 +223,7 @@ def load_rows(catalog: Any, parameters: EvaluationParameters) -> dict[str, Row]:
     )
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
-    sasrec, comirec, *merges = (catalog.load(n) for n in ("sasrec", "comirec", "sasrec_merge", "comirec_merge"))
+    sasrec, comirec, *merges = (catalog.load(name) for name in TRAINED_BASELINES)
     baselines = nodes.baseline_rankers(sasrec, comirec, models["counted"], *merges)
     return {**heuristics, **nodes.trained_rows(ours, baselines, events)}
 
@@ -234,8 +235,9 @@ def write_environment(environment: str, exchanges: Path, out: Path) -> str:
         SystemExit: if the exchange folder was made from another split.
     """
     catalog, settings, parameters = open_environment(environment)
-    if not catalog.get("evaluation_metrics").exists():
-        return f"skipped: nothing is evaluated yet; kedro run --env {environment}"
+    missing = [name for name in (*MODELS, *TRAINED_BASELINES) if not catalog.get(name).exists()]
+    if missing:
+        return f"skipped: {', '.join(missing)} not made yet; kedro run --env {environment}"
     exchange = read_exchange(exchanges / settings["workspace"])
     if exchange.about["split_hash"] != catalog.load("sequence_building_metrics")["split_hash"]:
         raise SystemExit(f"{exchanges} holds another split: run benchmarks.peers.prepare again")

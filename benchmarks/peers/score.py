@@ -29,6 +29,7 @@ from benchmarks.peers.cells import read_cell, read_lists, write_cell
 from benchmarks.peers.exchange import Exchange, read_exchange
 from benchmarks.peers.ours import COUNTED_ROW, COUNTS_ALL, UNTUNED, trains_on, trials_of
 from benchmarks.peers.registry import ALL_BEFORE, TRAIN_ONLY
+from benchmarks.peers.run import DEFAULT_SEED
 from prismrec.artifacts.model_folder import dump_json
 from prismrec.evaluation.intervals import bootstrap_means, paired_bootstrap
 from prismrec.metrics.ranking import CUTOFFS, NEVER, TargetRanks, per_user_metrics
@@ -62,6 +63,7 @@ COLUMNS = (
     "model", "learned from", "seed", "HR@10", "NDCG@10", "MRR@10", "HR@50", "NDCG@50", "coverage@10", "Δ NDCG@10",
     "Δ untuned", "training s", "epochs", "peak MB", "users/s",
 )  # fmt: skip
+OVER_SEEDS = ("model", "seeds", "HR@10", "NDCG@10", "HR@50", "Δ NDCG@10 of the means", "Δ of each seed")
 
 
 def places(lists_UK: np.ndarray, targets_U: np.ndarray) -> np.ndarray:
@@ -155,7 +157,8 @@ def as_markdown(found: dict[str, list[dict[str, Any]]]) -> str:
             rows = [cell for cell in cells if cell["time"] == time and "metrics" in cell]
             lines += [f"### {heading}", ""] if rows else []
             for larger, budget in BUDGETS.items():
-                lines += _table(budget, [cell for cell in rows if _had_more(cell, cells) == larger])
+                lines += _table(budget, [cell for cell in _one_each(rows) if _had_more(cell, cells) == larger])
+            lines += _over_seeds(rows)
         failed = [f"- {cell['label']}: {cell['failed']}" for cell in cells if "failed" in cell]
         if failed:
             lines += ["Did not run:", "", *failed, ""]
@@ -169,6 +172,57 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> list[str]:
         return []
     head = [f"#### {heading}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     return [*head, *(f"| {' | '.join(_row(cell))} |" for cell in rows), ""]
+
+
+def _one_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every row once: of several seeds the usual one, or the lowest where that is not there."""
+    seeds: dict[str, list[int]] = {}
+    for cell in rows:
+        seeds.setdefault(cell["peer"], []).append(cell["seed"])
+    shown = {peer: DEFAULT_SEED if DEFAULT_SEED in of else min(of) for peer, of in seeds.items()}
+    return [cell for cell in rows if cell["seed"] == shown[cell["peer"]]]
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> list[str]:
+    """What was measured under several seeds: mean and range, and the difference of each user's mean over seeds."""
+    by_peer: dict[str, dict[int, dict[str, Any]]] = {}
+    for cell in rows:
+        by_peer.setdefault(cell["peer"], {})[cell["seed"]] = cell
+    several = {peer: dict(sorted(of.items())) for peer, of in by_peer.items() if len(of) > 1}
+    if not several:
+        return []
+    reference = several.get(AGAINST["paired"][rows[0]["time"]], {})
+    lines = ["#### Over seeds", "", f"| {' | '.join(OVER_SEEDS)} |", "|---" * len(OVER_SEEDS) + "|"]
+    means = {peer: float(np.mean([cell["metrics"]["ndcg@10"] for cell in of.values()])) for peer, of in several.items()}
+    for peer in sorted(several, key=lambda peer: -means[peer]):
+        of = several[peer]
+        common = [seed for seed in of if seed in reference and reference is not of]
+        spans = (_span([cell["metrics"][name] for cell in of.values()]) for name in ("hr@10", "ndcg@10", "hr@50"))
+        each = ", ".join(
+            f"{of[seed]['metrics']['ndcg@10'] - reference[seed]['metrics']['ndcg@10']:+.4f}" for seed in common
+        )
+        label, seeds = next(iter(of.values()))["label"], ", ".join(map(str, of))
+        over = seed_difference(list(of.values()), list(reference.values())) if len(common) > 1 else None
+        lines.append(f"| {' | '.join((label, seeds, *spans, _difference(over), each or '–'))} |")
+    return [*lines, ""]
+
+
+def seed_difference(cells: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, float]:
+    """Paired difference in NDCG@10 of each user's mean over the seeds that both have: difference, low, high.
+
+    Users are drawn, not seeds: of these there are too few, so how far single trainings lie apart is told beside it.
+    """
+    of, other = ({cell["seed"]: cell for cell in each} for each in (cells, reference))
+    common = sorted(of.keys() & other.keys())
+    here, there = (
+        np.mean([metrics_of(read_places(each[seed]))[PAIRED_METRIC] for seed in common], axis=0) for each in (of, other)
+    )
+    difference, low, high = paired_bootstrap(here, there, seed=0)
+    return {"difference": difference, "low": low, "high": high}
+
+
+def _span(values: list[float]) -> str:
+    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
 def _had_more(cell: dict[str, Any], cells: list[dict[str, Any]]) -> bool:
@@ -192,7 +246,9 @@ def _notes() -> list[str]:
         "Everybody gets the same histories and targets, ranks all items but those of the history, and is scored by "
         "one metric function. In brackets: 95 % bootstrap intervals over users.",
         "Δ NDCG@10: paired difference from prismrec HyMiRec, with the times of events among those that read them; a "
-        "win is an interval without 0. Rows are paired with our row of the same seed. **Δ untuned** is the same from "
+        "win is an interval without 0. Rows are paired with our row of the same seed; where there are several seeds, "
+        "tables show one, and *Over seeds* mean and range of all, with the difference of each user's mean over them "
+        "(users are drawn, not seeds). **Δ untuned** is the same from "
         "HyMiRec with the settings that every data set starts from, trained once, on training events alone. The first "
         "table of a data set compares at equal terms: nobody in it had a larger tuning budget than a neural peer. "
         "Those of ours that had one stand in a table of their own; budgets are below.",

@@ -1,7 +1,9 @@
 """Peers' frame without any peer: the exchanged split is ours, cells resume, scores are the metrics of the lists."""
 
+import base64
 import json
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from benchmarks.peers.exchange import Exchange, ndcg_at_10, read_exchange, top_l
 from benchmarks.peers.measure import measured
 from benchmarks.peers.prepare import PROJECT, make_exchange, open_environment
 from benchmarks.peers.registry import PEERS, SETTINGS, TRAIN_ONLY
+from benchmarks.peers.run import DEFAULT_SEED
 from hypothesis import given
 from hypothesis import strategies as st
 from kedro.framework.session import KedroSession
@@ -378,6 +381,44 @@ def test_tables_say_which_of_our_rows_is_missing() -> None:
     note = "No Δ for rows that would be compared with `prismrec_hymirec_time_free-8`: not measured."
     assert note in score.as_markdown({"tiny": cells}).splitlines()
     assert "No Δ" not in score.as_markdown({"tiny": cells[:2]})
+
+
+def seed_cell(peer: str, seed: int, places: list[int]) -> dict[str, object]:
+    """A cell whose users found their target there; 0: not at all."""
+    packed = base64.b64encode(zlib.compress(bytes(places))).decode("ascii")
+    cell = scored_cell(peer, peer, "prismrec", (1, None), seed)
+    metrics = {
+        name: float(values_U.mean()) for name, values_U in score.metrics_of(np.array(places, np.uint8)).items()
+    }
+    return {**cell, "places": packed, "metrics": {**metrics, "coverage@10": 0.5}}
+
+
+def test_several_seeds_are_told_as_mean_range_and_difference_of_means() -> None:
+    reference = "prismrec_hymirec_time_free"
+    cells = [
+        *(seed_cell(reference, seed, places) for seed, places in ((SEED, [1, 0, 0]), (8, [1, 1, 0]))),
+        *(seed_cell("prismrec_sasrec", seed, places) for seed, places in ((SEED, [1, 1, 0]), (8, [1, 1, 1]))),
+        seed_cell("prismrec_popularity", SEED, [0, 0, 1]),
+    ]
+    lines = score.as_markdown({"tiny": cells}).splitlines()
+    place = lines.index("#### Over seeds")
+    shown = [line.split(" | ") for line in lines[place + 4 : lines.index("", place + 2)]]
+    assert [row[0] for row in shown] == ["| prismrec_sasrec", f"| {reference}"], "only rows of several, best mean first"
+    sasrec, hymirec = shown
+    assert sasrec[1:5] == [f"{SEED}, 8", *["0.8333 (0.6667 to 1.0000)"] * 3]
+    # User by user the means over seeds are 1, 1, .5 and 1, .5, 0.
+    assert sasrec[5].startswith("+0.3333 [+0.0000, +0.5000]")
+    assert sasrec[6] == "+0.3333, +0.3333 |"
+    assert hymirec[5:] == ["–", "– |"]
+    tables = lines[:place]
+    assert sum(line.startswith("| prismrec_sasrec ") for line in tables) == 1, "the tables show one seed"
+    assert "#### Over seeds" not in score.as_markdown({"tiny": cells[:1]}).splitlines()
+
+
+def test_usual_seed_is_the_one_that_tables_show() -> None:
+    cells = [seed_cell("prismrec_sasrec", seed, [1]) for seed in (1, DEFAULT_SEED, 2)]
+    assert [cell["seed"] for cell in score._one_each(cells)] == [DEFAULT_SEED]
+    assert [cell["seed"] for cell in score._one_each([cells[2], cells[0]])] == [1]
 
 
 def test_our_cells_carry_our_tuning_budget(tmp_path: Path) -> None:
