@@ -53,6 +53,7 @@ BUDGETS = {
     False: "With a tuning budget no larger than a neural peer's, or without training",
     True: "Ours with a larger one: more settings tried, or longer trained",
 }
+NO_PEER = "No neural peer has been run on this data set yet"
 LEARNED_FROM = {
     TRAIN_ONLY: "training",
     COUNTS_ALL: "training, counts: all",
@@ -156,7 +157,7 @@ def as_markdown(found: dict[str, list[dict[str, Any]]]) -> str:
         for time, heading in HEADINGS.items():
             rows = [cell for cell in cells if cell["time"] == time and "metrics" in cell]
             lines += [f"### {heading}", ""] if rows else []
-            for larger, budget in BUDGETS.items():
+            for larger, budget in (BUDGETS if _neural_budgets(cells) else {False: NO_PEER}).items():
                 lines += _table(budget, [cell for cell in _one_each(rows) if _had_more(cell, cells) == larger])
             lines += _over_seeds(rows)
         failed = [f"- {cell['label']}: {cell['failed']}" for cell in cells if "failed" in cell]

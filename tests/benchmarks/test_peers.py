@@ -375,6 +375,12 @@ def test_tables_say_which_budget_was_larger() -> None:
         assert within < row < beyond
 
 
+def test_table_without_a_peer_says_so() -> None:
+    cells = [scored_cell("prismrec_hymirec_time_free", "**prismrec HyMiRec**", "prismrec", (1, 9.0), SEED)]
+    headings = [line for line in score.as_markdown({"tiny": cells}).splitlines() if line.startswith("####")]
+    assert headings == [f"#### {score.NO_PEER}"]
+
+
 def test_tables_say_which_of_our_rows_is_missing() -> None:
     ours_of_7 = scored_cell("prismrec_hymirec_time_free", "**prismrec HyMiRec**", "prismrec", (1, None), 7)
     cells = [ours_of_7, *(scored_cell("rectools_sasrec", "SASRec", "neural", (2, 9.0), seed) for seed in (7, 8))]
