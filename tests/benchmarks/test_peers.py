@@ -393,9 +393,7 @@ def seed_cell(peer: str, seed: int, places: list[int]) -> dict[str, object]:
     """A cell whose users found their target there; 0: not at all."""
     packed = base64.b64encode(zlib.compress(bytes(places))).decode("ascii")
     cell = scored_cell(peer, peer, "prismrec", (1, None), seed)
-    metrics = {
-        name: float(values_U.mean()) for name, values_U in score.metrics_of(np.array(places, np.uint8)).items()
-    }
+    metrics = {name: float(values_U.mean()) for name, values_U in score.metrics_of(np.array(places, np.uint8)).items()}
     return {**cell, "places": packed, "metrics": {**metrics, "coverage@10": 0.5}}
 
 
