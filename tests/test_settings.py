@@ -20,7 +20,7 @@ def test_threads_are_the_cores_unless_somebody_set_them(monkeypatch: pytest.Monk
     assert (os.environ["OMP_NUM_THREADS"], os.environ["POLARS_MAX_THREADS"]) == ("5", "3")
 
 
-@pytest.mark.parametrize(("given", "seed"), [(None, 20260101), ("7", 7)])
+@pytest.mark.parametrize(("given", "seed"), [(None, 20260101), ("", 20260101), ("7", 7)])
 def test_seed_of_every_stage_may_come_from_outside(
     monkeypatch: pytest.MonkeyPatch, given: str | None, seed: int
 ) -> None:

@@ -1,8 +1,8 @@
 """Kedro's settings: how configuration is found and merged, and which hooks watch a run.
 
 Notable choices: an environment overrides single keys, however deep (Kedro's default replaces whole
-blocks); `oc.env` lets globals.yml read environment variables; thread counts are fixed as this file is
-loaded, which is before anything that computes.
+blocks); `oc.env` lets globals.yml read environment variables, of which an empty one counts as unset;
+thread counts are fixed as this file is loaded, which is before anything that computes.
 """
 
 import os
@@ -26,13 +26,21 @@ def fix_threads() -> None:
     os.environ.setdefault("POLARS_MAX_THREADS", os.environ["OMP_NUM_THREADS"])
 
 
+def environment_variable(name: str, *default: Any) -> str | None:
+    """OmegaConf's `oc.env`, but for this: a variable that is set to nothing takes the default, as in a shell's `:-`."""
+    if default and os.environ.get(name) == "":
+        return str(default[0])
+    value: str | None = oc.env(name, *default)
+    return value
+
+
 fix_threads()
 
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS: dict[str, Any] = {
     "base_env": "base",
     "default_run_env": "local",
-    "custom_resolvers": {"oc.env": oc.env},
+    "custom_resolvers": {"oc.env": environment_variable},
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
 HOOKS = (ArtefactHooks(),)

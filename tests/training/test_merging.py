@@ -172,6 +172,44 @@ def test_rivals_stay_where_they_rank_better() -> None:
     assert against_better.figures["ndcg@10"] == against_better.figures["ndcg@10_better"] == found.figures["ndcg@10"]
 
 
+def random_cases(seed: int, targets: int) -> merging.Cases:
+    """Two members who mostly agree, rounded so that scores tie, and one who says the same of every item."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(60, 80, generator=generator)
+    own = torch.randn(2, 60, 80, generator=generator)
+    excluded = torch.rand(60, 80, generator=generator) < 0.2
+    wanted = torch.rand(60, 80, generator=generator).masked_fill(excluded, -1.0).topk(targets).indices
+    mask = torch.rand(60, targets, generator=generator) < 0.7
+    mask[:, 0] = True
+    scores = torch.cat([((common + 0.4 * own) * 8).round(), torch.ones(1, 60, 80)]).masked_fill_(excluded, 0.0)
+    return merging.Cases(scores, excluded, wanted, mask, merging._spread(scores, excluded))
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 3),
+    st.lists(st.just(0.0) | st.floats(0.01, 5.0), min_size=2, max_size=2).filter(any),
+)
+def test_only_contested_cases_have_an_ndcg_that_weights_decide(seed: int, targets: int, found: list[float]) -> None:
+    cases = random_cases(seed, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merging, "WORTH_A_COPY", 1.0)
+        contested = merging._contested(cases)
+    assert 0 < len(contested.targets_CT) < len(cases.targets_CT)
+    weights = torch.tensor([*found, 1.0], dtype=torch.float64)
+    of_all, of_contested = merging._ndcg_of_each(weights, cases), merging._ndcg_of_each(weights, contested)
+    np.testing.assert_allclose(of_all.sum(), of_contested.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_climb_ends_where_it_would_on_all_cases(seed: int) -> None:
+    cases = random_cases(seed, 1)
+    start = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    contested = merging._contested(cases)
+    assert len(contested.targets_CT) < len(cases.targets_CT) / 2
+    assert torch.equal(merging._climb(start, contested), merging._climb(start, cases))
+
+
 def test_fewer_cases_are_looked_at_where_all_do_not_fit(monkeypatch) -> None:
     monkeypatch.setattr(merging, "HELD_SCORES", 10 * NUM_ITEMS * 2)
     assert fit_merge({"right": right(), "noise": noise(0)}, WALKS.data()).figures["users"] <= 10

@@ -4,10 +4,10 @@ The likelihood of the targets under the pool, Σ log softmax(Σ_m w_m s_m), is c
 with an active set since no weight may fall below zero, finds its one maximum. Likelihood counts the whole catalogue,
 NDCG only the top, so the weights are then moved one at a time as long as validation NDCG@10 rises; a member that was
 left out is tried again. NDCG has many hills: the climb starts from the likeliest weights and from those that give all
-members an equal say. Where there are other weights to beat, it starts from them too, and they stay unless it ends above
-them by more than a standard error of the difference. Last, all weights are multiplied by the one factor under which the
-targets are likeliest: no item changes its place, and the weights that interests are shown with are those that
-validation saw.
+members an equal say, and looks only at cases that weights can decide. Where there are other weights to beat, it starts
+from them too, and they stay unless it ends above them by more than a standard error of the difference. Last, all
+weights are multiplied by the one factor under which the targets are likeliest: no item changes its place, and the
+weights that interests are shown with are those that validation saw.
 
 Notable: the members have not learned from validation events, or the fit would trust what merely remembers them.
 
@@ -43,6 +43,8 @@ SHARES = (0.1, 0.3, 1.0)  # of the other members' mean say, with which one is tr
 ROUNDS = 3
 FACTORS = (1 / 32, 32.0)  # between which the common factor lies
 PRECISION = 3e-3  # of that factor, relative
+TOP = 10  # of the NDCG that is climbed
+WORTH_A_COPY = 0.5  # share of the cases, at most, of which a copy is made to climb on
 
 
 class Cases(NamedTuple):
@@ -77,7 +79,8 @@ def fit_merge(members: Mapping[str, Ranker], data: TrainingData, rivals: Mapping
         cases = _cases(members, data, events)
         likely_M = _most_likely(cases)
         others = {name: getattr(rival, buffer) for name, rival in rivals.items()}
-        climbed = [_climb(start_M, cases) for start_M in (likely_M, _equal_say(cases), *others.values())]
+        contested = _contested(cases)
+        climbed = [_climb(start_M, contested) for start_M in (likely_M, _equal_say(cases), *others.values())]
         weights_M = _calibrated(_chosen(climbed, list(others.values()), cases), cases)
         getattr(merge, buffer).copy_(weights_M)
         found = _figures(members, weights_M, likely_M, cases)
@@ -136,6 +139,33 @@ def _spread(scores_MCN: Tensor, excluded_CN: Tensor) -> Tensor:
     return spread_M.where(spread_M > ROUNDING * size_M, 0.0)
 
 
+def _contested(cases: Cases) -> Cases:
+    """The cases that weights decide: the others have NDCG@10 of 0 whatever these are, since none is negative.
+
+    There `TOP` items or more stand above every target in the eyes of all members that tell items apart. Most cases are
+    such, and the climb looks at each of them hundreds of times; all of them, where too few are.
+    """
+    useful_M = cases.spread_M > 0
+    undecided = []
+    for first in range(0, len(cases.targets_CT), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        scores_MBN, mask_BT = cases.scores_MCN[useful_M, chunk], cases.mask_CT[chunk]
+        at_target_MBT = scores_MBN.gather(2, cases.targets_CT[chunk].expand(len(scores_MBN), -1, -1))
+        above_BT = torch.stack(
+            [
+                ((scores_MBN > at_target_MBT[..., t, None]).all(0) & ~cases.excluded_CN[chunk]).sum(1)
+                for t in range(mask_BT.shape[1])
+            ],
+            dim=1,
+        )
+        undecided.append(((above_BT < TOP) & mask_BT).any(1))
+    undecided_C = torch.cat(undecided)
+    if not undecided_C.any() or undecided_C.float().mean() > WORTH_A_COPY:
+        return cases
+    scores_MKN, excluded_KN = cases.scores_MCN[:, undecided_C], cases.excluded_CN[undecided_C]
+    return Cases(scores_MKN, excluded_KN, cases.targets_CT[undecided_C], cases.mask_CT[undecided_C], cases.spread_M)
+
+
 def _pooled(weights_M: Tensor, cases: Cases, chunk: slice) -> Tensor:
     """[B, N] the pool's scores of some of the cases."""
     pooled_BN = torch.einsum("m,mcn->cn", weights_M.float(), cases.scores_MCN[:, chunk])
@@ -148,13 +178,13 @@ def _ndcg(weights_M: Tensor, cases: Cases) -> float:
 
 def _mean_ndcg(scores_CN: Tensor, cases: Cases) -> float:
     ranks = rank_targets(scores_CN, cases.targets_CT, cases.mask_CT)
-    return float(ranking_metrics(ranks, cutoffs=(10,))["ndcg@10"])
+    return float(ranking_metrics(ranks, cutoffs=(TOP,))[f"ndcg@{TOP}"])
 
 
 def _ndcg_of_each(weights_M: Tensor, cases: Cases) -> np.ndarray:
     """[C] NDCG@10."""
     ranks = rank_targets(_pooled(weights_M, cases, slice(None)), cases.targets_CT, cases.mask_CT)
-    return per_user_metrics(ranks, (10,))["ndcg@10"]
+    return per_user_metrics(ranks, (TOP,))[f"ndcg@{TOP}"]
 
 
 def _chosen(climbed: list[Tensor], others: list[Tensor], cases: Cases) -> Tensor:
