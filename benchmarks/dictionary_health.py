@@ -4,7 +4,8 @@
 
 For every seed: utilisation a level, joint occupancy (occupied cells among all), items in an occupied cell, perplexity,
 reconstruction error. The bars: 95 % a level, 60 % jointly, 20 items. One JSON a workspace, written after every seed; a
-seed that is there already, of the same vectors and parameters, is not fitted again. Seconds a seed on one core.
+seed that is there already, of the same vectors and parameters, is not fitted again. Parameters are those of the
+environment that a workspace is named after. Seconds a seed on one core.
 """
 
 from __future__ import annotations
@@ -44,10 +45,14 @@ def load_vectors(workspace: Path) -> dict[str, Any]:
     return load_file(newest(workspace, "05_model_input/item_vectors.safetensors"))
 
 
-def base_parameters() -> DictionaryParameters:
-    """The dictionary's parameters in conf/base."""
-    text = (PROJECT / "conf" / "base" / "parameters_interest_dictionary.yml").read_text(encoding="utf-8")
-    return DictionaryParameters(**yaml.safe_load(text)["interest_dictionary"]["dictionary"])
+def dictionary_parameters(environment: str) -> DictionaryParameters:
+    """The dictionary's parameters: those of conf/base, with what the environment's folder, if there is one, changes."""
+    values: dict[str, Any] = {}
+    for folder in ("base", environment):
+        file = PROJECT / "conf" / folder / "parameters_interest_dictionary.yml"
+        if file.exists():
+            values |= yaml.safe_load(file.read_text(encoding="utf-8"))["interest_dictionary"].get("dictionary", {})
+    return DictionaryParameters(**values)
 
 
 def measure(rows: DictionaryVectors, parameters: DictionaryParameters, seed: int) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def run(workspace: Path, name: str, seeds: list[int], results: Path) -> dict[str
     """Measure the seeds that are not there yet; return the whole report."""
     from prismrec.training.dictionary import data_version
 
-    rows, parameters = DictionaryVectors.of(load_vectors(workspace)), base_parameters()
+    rows, parameters = DictionaryVectors.of(load_vectors(workspace)), dictionary_parameters(name)
     facts = {
         "items": len(rows.items_N),
         "vectors": data_version(rows.both),

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.dictionary_health import PROJECT, base_parameters, newest
+from benchmarks.dictionary_health import PROJECT, dictionary_parameters, newest
 from prismrec.artifacts.model_folder import dump_json
 from prismrec.data.histories import Histories
 from prismrec.models.interest_dictionary import InterestDictionary
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    world, parameters = load_world(options.workspace), base_parameters()
+    world, parameters = load_world(options.workspace), dictionary_parameters(options.workspace.name)
     days = range(options.first_day, options.first_day + options.refreshes + 1)
     daily = [vectors_of(world, day) for day in days]
     facts = {

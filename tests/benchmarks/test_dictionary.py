@@ -18,10 +18,10 @@ ITEMS = 60
 
 @pytest.fixture
 def parameters(monkeypatch: pytest.MonkeyPatch) -> DictionaryParameters:
-    made = dictionary_health.base_parameters().model_copy(
+    made = dictionary_health.dictionary_parameters("base").model_copy(
         update={"steps": 20, "warm_up_steps": 10, "code_dim": 4, "hidden": 8, "batch_size": 32, "items_per_cell": 10}
     )
-    monkeypatch.setattr(dictionary_health, "base_parameters", lambda: made)
+    monkeypatch.setattr(dictionary_health, "dictionary_parameters", lambda environment: made)
     return made
 
 
@@ -41,6 +41,12 @@ def test_health_measures_every_seed_once(tmp_path: Path, parameters: DictionaryP
     assert again["seeds"]["0"] == first["seeds"]["0"], "its seconds too: it was not run again"
     assert set(again["seeds"]) == {"0", "1"}
     assert "60 items" in dictionary_health.as_table("demo", again)
+
+
+def test_parameters_are_the_environments() -> None:
+    base, ml1m = map(dictionary_health.dictionary_parameters, ("demo", "ml1m"))
+    assert (base.commitment, ml1m.commitment) == (0.05, 0.25)
+    assert base.model_copy(update={"commitment": 0.25}) == ml1m
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from prismrec.errors import ParameterError
 from prismrec.models.interest_dictionary import InterestDictionary, InterestDictionaryConfig
 from prismrec.parameters.interest_dictionary import DictionaryParameters
 from prismrec.training.dictionary import data_version, fit_dictionary
+from prismrec.training.dictionary_births import copied
 from prismrec.training.dictionary_refresh import (
     DictionaryVectors,
     Refresh,
     common,
+    fit_output,
     move_codes,
     number_after,
     procrustes,
@@ -143,10 +145,10 @@ def test_items_that_barely_move_keep_their_cells(parent: InterestDictionary, by:
     assert changed.float().mean() <= 0.05
 
 
-def test_encoder_and_decoder_stay_frozen(parent: InterestDictionary) -> None:
+def test_only_codes_and_the_output_layer_move(parent: InterestDictionary) -> None:
     made = refreshed(parent, rows(), nudged(rows(), 0.02)).dictionary
     for name, tensor in parent.state_dict().items():
-        if not name.startswith("quantizer"):
+        if not name.startswith(("quantizer", "decode.2")):
             assert torch.equal(made.state_dict()[name], tensor)
     assert not torch.equal(made.quantizer.codes(0), parent.quantizer.codes(0))
 
@@ -170,6 +172,18 @@ def test_turning_keeps_codes_and_turns_what_is_decoded(parent: InterestDictionar
     torch.testing.assert_close(child.encode(now.full_ND), parent.encode(rows().full_ND), atol=1e-5, rtol=1e-4)
     z = parent.encode(rows().full_ND)
     torch.testing.assert_close(child.decode(z), parent.decode(z) @ map_DD, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(by=st.floats(0.0, 0.3), seed=st.integers(0, 1000))
+def test_the_output_layer_gives_back_more_and_moves_no_cell(parent: InterestDictionary, by: float, seed: int) -> None:
+    vectors = nudged(rows(), by, seed).both
+    child = copied(parent, parent.config)
+    fit_output(child, vectors)
+    assert torch.equal(child.codes_of(vectors), parent.codes_of(vectors))
+    with torch.no_grad():
+        errors = [float(made.loss(vectors, 0.0)[0]) for made in (child, parent)]
+    assert errors[0] <= errors[1] + 1e-6
 
 
 def test_procrustes_finds_the_map() -> None:

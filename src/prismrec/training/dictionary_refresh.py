@@ -1,13 +1,14 @@
 """Refresh of the interest dictionary: a new version that goes on with its parent's cells (our choice throughout).
 
-Encoder and decoder stay frozen. Every code moves with the items it had: by the mean change of their residuals, level
+The encoder stays frozen. Every code moves with the items it had: by the mean change of their residuals, level
 1 first; items that are new to it count one each. A code that none has left stays where it is.
 
     e'_m = (n_m (e_m + mean_{i in m} (r'_i - r_i)) + sum_{new i} r'_i) / (n_m + new_m)
 
 Then codes that no item has are put to work, and a level grows by one code if the catalogue's rule asks for more
 (`dictionary_births.py`), as far as the items that have barely moved allow it: no more than MAY_CHANGE of them are to
-change their cell. What finds no room waits for the next refresh.
+change their cell. What finds no room waits for the next refresh. Last, the decoder's output layer, on which no cell
+rests, is fitted to the day's vectors in closed form: a decoder that is older than its codes errs more every day.
 
 Identity: a code keeps its index, so an interest keeps its id. A code that has lost its items rests for a refresh before
 it is put elsewhere, so no id means two things on consecutive days. Stability comes from all this, not from a table of
@@ -48,6 +49,7 @@ TURNED = 0.5  # the map is used if it brings that mean below this share of what 
 CALM = 0.99  # cosine to the previous vector from which an item has barely moved
 MAY_CHANGE = 0.04  # share of these that moving codes and births may put into another cell; the bar is 0.05
 AT_ANY_RATE = 0.005  # share that births may, even if moving codes have used up the other
+PULL = 1e-4  # of the decoder's weights to what they were, against the mean squared error
 
 VECTORS_NAME = "vectors.safetensors"  # beside the model's own files
 
@@ -222,6 +224,7 @@ def refresh_dictionary(
     room = _room(parent, child, previous, rows)
     births = revive_codes(child, idle_codes(parent, previous.full_ND), rows.both, room)
     child, births = grow_code(child, wanted, rows.both, births)
+    fit_output(child, rows.both)
     _note_loads(child, rows.both)
     origins = Origins(births.codes_CM, map_DD if aligned else torch.eye(len(map_DD)))
     figures = {"codes_born": float(births.born), "codes_waiting": _waiting(child, wanted, rows)}
@@ -296,6 +299,22 @@ def turn(dictionary: InterestDictionary, map_DD: Tensor) -> None:
     first.weight.copy_(first.weight @ map_DD.T)
     last.weight.copy_(map_DD @ last.weight)
     last.bias.copy_(map_DD @ last.bias)
+
+
+@torch.no_grad()
+def fit_output(dictionary: InterestDictionary, vectors_nD: Tensor) -> None:
+    """Fit the decoder's last layer to what the codes are to give back: least squares, pulled to the weights it has."""
+    output = dictionary.decode[-1]
+    assert isinstance(output, nn.Linear)
+    chosen_nD = dictionary.quantizer(dictionary.encode(vectors_nD)).chosen_CnD.sum(0)
+    hidden_nH = dictionary.decode[:-1](chosen_nD).double()
+    inputs_nI = torch.cat([hidden_nH, torch.ones(len(hidden_nH), 1, dtype=torch.float64)], dim=1)
+    weights_ID = torch.cat([output.weight.T, output.bias[None]]).double()
+    missing_nD = vectors_nD.double() - inputs_nI @ weights_ID
+    pull_II = PULL * len(inputs_nI) * torch.eye(inputs_nI.shape[1], dtype=torch.float64)
+    weights_ID = weights_ID + torch.linalg.solve(inputs_nI.T @ inputs_nI + pull_II, inputs_nI.T @ missing_nD)
+    output.weight.copy_(weights_ID[:-1].T)
+    output.bias.copy_(weights_ID[-1])
 
 
 @torch.no_grad()
