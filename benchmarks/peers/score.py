@@ -308,7 +308,7 @@ def _unpaired(cells: list[dict[str, Any]]) -> list[str]:
 def _budgets(cells: list[dict[str, Any]]) -> list[str]:
     """Peers' tuning budgets, and ours."""
     peers = _neural_budgets(cells)
-    scored = [cell for cell in cells if "metrics" in cell and cell["peer"].startswith(OURS)]
+    scored = _one_each([cell for cell in cells if "metrics" in cell and cell["peer"].startswith(OURS)])
     ours = {cell["label"].strip("*"): budget for cell in scored if (budget := _tuning(cell))[1] is not None}
     lines = []
     if peers:
